@@ -1,0 +1,136 @@
+"""Compare what Throat keeps in its database with what the inventory declares, or make it so.
+
+Usage: site_state.py report|apply < desired.json    (working directory: a release)
+
+Throat's own commands are not used, because they answer 0 on errors and `admin add` adds twice.
+Prints one JSON object:
+  pending_migrations  names of migrations of this release that the database has not seen
+  differences         what is (report) or was (apply) not as declared, without secrets
+Exit status 1 and one line on stderr when the database cannot be brought to the declared state.
+"""
+import json
+import pathlib
+import sys
+import uuid
+
+import psycopg2
+
+
+def fetch(cursor, query, *args):
+    cursor.execute(query, args)
+    return [row[0] for row in cursor.fetchall()]
+
+
+def as_stored(value):
+    """The text that Throat stores for a setting: booleans as 1 and 0."""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def create_user(cursor, admin):
+    import bcrypt  # only in the release's environment, and only needed here
+
+    uid = str(uuid.uuid4())
+    hashed = bcrypt.hashpw(admin["password"].encode(), bcrypt.gensalt()).decode()
+    cursor.execute(
+        """INSERT INTO "user" (uid, name, email, crypto, password, status, score, given, resets, joindate)
+           VALUES (%s, %s, %s, 1, %s, 0, 0, 0, 0, now() AT TIME ZONE 'utc')""",
+        (uid, admin["name"], admin.get("email") or None, hashed),
+    )
+    return uid
+
+
+def create_sub(cursor, name, owner):
+    sid = str(uuid.uuid4())
+    cursor.execute(
+        """INSERT INTO sub (sid, name, title, nsfw, sidebar, status, sort, creation, subscribers, posts)
+           VALUES (%s, %s, %s, false, '', 0, 'v', now() AT TIME ZONE 'utc', 1, 0)""",
+        (sid, name, name),
+    )
+    cursor.execute("INSERT INTO sub_stylesheet (sid, content, source) VALUES (%s, '', '')", (sid,))
+    cursor.execute(
+        "INSERT INTO sub_mod (uid, sid, power_level, invite) VALUES (%s, %s, 0, false)", (owner, sid)
+    )
+    cursor.execute(
+        "INSERT INTO sub_subscriber (sid, uid, status, time) VALUES (%s, %s, 1, now() AT TIME ZONE 'utc')",
+        (sid, owner),
+    )
+    return sid
+
+
+def settings(cursor, desired, apply):
+    """Returns the full keys (site.x) of the settings that differ."""
+    cursor.execute("SELECT key, value FROM site_metadata WHERE key LIKE 'site.%'")
+    stored = dict(cursor.fetchall())
+    keys = {f"site.{name}": as_stored(value) for name, value in desired.items()}
+    unknown = sorted(set(keys) - set(stored))
+    if unknown:
+        sys.exit(f"throat_gunicorn_site_settings: Throat has no setting {', '.join(k[5:] for k in unknown)}")
+    different = sorted(key for key, value in keys.items() if stored[key] != value)
+    for key in different if apply else ():
+        cursor.execute("UPDATE site_metadata SET value = %s WHERE key = %s", (keys[key], key))
+    return different
+
+
+def administrator(cursor, admin, apply):
+    """Returns (uid or None, differences)."""
+    if not admin:
+        return None, []
+    differences = []
+    found = fetch(cursor, 'SELECT uid FROM "user" WHERE lower(name) = lower(%s)', admin["name"])
+    uid = found[0] if found else None
+    if not uid:
+        differences.append(f"user {admin['name']} is missing")
+        uid = create_user(cursor, admin) if apply else None
+    if not uid or not fetch(cursor, "SELECT 1 FROM user_metadata WHERE uid = %s AND key = 'admin' AND value = '1'", uid):
+        differences.append(f"user {admin['name']} is no administrator")
+        if apply:
+            cursor.execute("INSERT INTO user_metadata (uid, key, value) VALUES (%s, 'admin', '1')", (uid,))
+    return uid, differences
+
+
+def default_subs(cursor, names, owner, apply):
+    differences = []
+    for name in names:
+        found = fetch(cursor, "SELECT sid FROM sub WHERE lower(name) = lower(%s)", name)
+        sid = found[0] if found else None
+        if not sid:
+            differences.append(f"sub {name} is missing")
+            if apply:
+                if not owner:
+                    sys.exit(f"throat_gunicorn_default_subs: sub {name} is missing, and throat_gunicorn_admin names nobody to own it")
+                sid = create_sub(cursor, name, owner)
+        if not sid or not fetch(cursor, "SELECT 1 FROM site_metadata WHERE key = 'default' AND value = %s", sid):
+            differences.append(f"sub {name} is no default")
+            if apply:
+                cursor.execute("INSERT INTO site_metadata (key, value) VALUES ('default', %s)", (sid,))
+    return differences
+
+
+def main():
+    apply = sys.argv[1] == "apply"
+    desired = json.load(sys.stdin)
+    try:
+        connection = psycopg2.connect(**desired["database"])
+    except psycopg2.OperationalError as error:
+        sys.exit(f"PostgreSQL does not answer: {error}".strip())
+    with connection, connection.cursor() as cursor:
+        seen = set()
+        if fetch(cursor, "SELECT to_regclass('migratehistory') IS NOT NULL")[0]:
+            seen = set(fetch(cursor, "SELECT name FROM migratehistory"))
+        pending = sorted(path.stem for path in pathlib.Path("migrations").glob("[0-9]*.py") if path.stem not in seen)
+        if pending and not apply:
+            differences = ["the database is not migrated"]
+            changed_settings = []
+        else:
+            changed_settings = settings(cursor, desired["settings"], apply)
+            owner, differences = administrator(cursor, desired["admin"], apply)
+            differences += default_subs(cursor, desired["default_subs"], owner, apply)
+    if apply and changed_settings:
+        # After the commit: a worker that reads in between would cache the old value again for five minutes.
+        import redis
+
+        redis.from_url(desired["redis_url"]).delete(*(f"flask_cache_{key}" for key in changed_settings))
+    print(json.dumps({"pending_migrations": pending, "differences": changed_settings + differences}))
+
+
+main()
