@@ -1,0 +1,38 @@
+"""Filters of throat.stack: thin names for the pure functions in plugin_utils."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, workers
+
+
+def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except ValueError as error:
+            raise AnsibleFilterError(str(error)) from None
+
+    return wrapped
+
+
+class FilterModule:
+    """Names of the filters."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        functions = (
+            arguments.argument_errors,
+            build.override_npm_lock,
+            build.override_requirements,
+            database.postgres_memory,
+            database.scram_verifier,
+            routes.rule_location,
+            workers.complete_workers,
+            workers.upstreams,
+            workers.worker_errors,
+        )
+        return {function.__name__: _filter(function) for function in functions}

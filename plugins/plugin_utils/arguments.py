@@ -1,0 +1,63 @@
+"""Check variables of a role against its argument specification, one line per error.
+
+Ansible's own check (which runs as well) dumps the whole specification when it fails, prints secrets in
+type errors and does not see misspelt names. This one is for the person who reads the output.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+
+def secret_values(options: Mapping[str, Any], values: Any) -> set[str]:
+    """Return the values (as text) of all options marked no_log, at any depth."""
+    found: set[str] = set()
+    for item in values if isinstance(values, list) else [values]:
+        if not isinstance(item, Mapping):
+            continue
+        for name, option in options.items():
+            value = item.get(name)
+            if value in (None, ""):
+                continue
+            if option.get("no_log"):
+                found.add(str(value))
+            if option.get("options"):
+                found |= secret_values(option["options"], value)
+    return found
+
+
+def argument_errors(spec: Mapping[str, Any], prefix: str, variables: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
+    """Return one line per error, empty when all is well.
+
+    spec: content of meta/argument_specs.yml; its entry point "main" is used.
+    prefix: what the role's variables begin with, for example "nginx_".
+    variables: name to value of all variables that begin with the prefix.
+    ignore: prefixes of other owners that begin with this one.
+    """
+    options = spec["argument_specs"]["main"]["options"]
+    errors = []
+    for name in sorted(set(variables) - set(options)):
+        if any(name.startswith(other) for other in ignore):
+            continue
+        near = difflib.get_close_matches(name, options, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(options))}"
+        errors.append(f"{name}: no such variable; {advice}")
+
+    given = {name: value for name, value in variables.items() if name in options and value is not None}
+    for name, option in options.items():
+        if option.get("required") and given.get(name) in (None, ""):
+            secret = " It is a secret: keep it in a vault." if option.get("no_log") else ""
+            errors.append(f"{name}: not set, but required ({option['description'].rstrip('.')}).{secret}")
+            given.pop(name, None)
+    checked = {name: {**option, "required": False} for name, option in options.items()}
+    result = ArgumentSpecValidator(checked).validate(given)
+    secrets = secret_values(options, given)
+    for message in result.error_messages:
+        for secret in secrets:
+            message = message.replace(secret, "********")
+        errors.append(message)
+    return errors

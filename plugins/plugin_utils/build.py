@@ -1,0 +1,62 @@
+"""Overrides of pins in Throat's lock files that no longer build or run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def _name(requirement: str) -> str:
+    """Return the normalised name (PEP 503) of a requirement line, empty for anything else."""
+    found = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", requirement)
+    return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
+
+
+def override_requirements(locked: str, overrides: Iterable[str]) -> dict[str, str]:
+    """Split exported requirements: `locked` without the overridden packages, `overrides` with their replacement.
+
+    Overrides of packages that the lock does not have are left out.
+    """
+    replacements = {_name(line): line for line in overrides}
+    used: list[str] = []
+    kept: list[str] = []
+    # An entry is a line and the continuation lines (hashes) that follow it.
+    for entry in re.split(r"\n(?=\S)", locked.strip()):
+        name = _name(entry)
+        if name in replacements:
+            used.append(replacements[name])
+        else:
+            kept.append(entry)
+    return {"locked": "\n".join(kept) + "\n", "overrides": "\n".join(used) + "\n"}
+
+
+def override_npm_lock(lock: str, overrides: Iterable[Mapping[str, str]]) -> str:
+    """Return a package-lock.json (any lockfileVersion) with packages replaced by a version of the registry.
+
+    A replaced package has no `resolved` address, so that npm asks the registry it is configured for.
+    """
+    wanted = {item["name"]: item for item in overrides}
+
+    def replace(entry: dict[str, Any], item: Mapping[str, str]) -> None:
+        entry.pop("resolved", None)
+        entry.update(version=item["version"], integrity=item["integrity"])
+
+    def walk(dependencies: dict[str, Any]) -> None:
+        for name, entry in dependencies.items():
+            if name in wanted:
+                replace(entry, wanted[name])
+            for required in set(entry.get("requires") or {}) & set(wanted):
+                entry["requires"][required] = wanted[required]["version"]
+            walk(entry.get("dependencies") or {})
+
+    content = json.loads(lock)
+    walk(content.get("dependencies") or {})
+    for path, entry in (content.get("packages") or {}).items():
+        name = path.rpartition("node_modules/")[2]
+        if name in wanted and path:
+            replace(entry, wanted[name])
+        for required in set(entry.get("dependencies") or {}) & set(wanted):
+            entry["dependencies"][required] = wanted[required]["version"]
+    return json.dumps(content, indent=2) + "\n"

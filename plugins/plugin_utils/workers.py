@@ -1,0 +1,79 @@
+"""The gunicorn services of an app host: defaults of a worker entry, and what makes a set of them impossible."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CLASSES = ("sync", "gevent", "socketio")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "sync": {"processes": 2, "threads": 1, "graceful_timeout": 30},
+    # 40 bounds the database connections of the worker, as Throat's own documentation advises.
+    "gevent": {"processes": 1, "connections": 40, "graceful_timeout": 30},
+    # Each open browser tab holds one connection here, and none of the database.
+    # An open websocket uses up the whole graceful timeout, so it is short.
+    "socketio": {"processes": 1, "connections": 1000, "graceful_timeout": 5},
+}
+# What proves that a worker serves: a page read from the database, or (socketio) a handshake.
+HEALTH_PATHS = {"sync": "/all/new", "gevent": "/all/new", "socketio": "/socket.io/?EIO=4&transport=polling"}
+
+
+def complete_workers(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the worker entries with every option filled in, and `health_path` added."""
+    completed = []
+    for worker in workers:
+        entry = {"listen": f"/run/throat/{worker['name']}.sock", "environment": {}, **DEFAULTS[worker["class"]]}
+        entry.update({key: value for key, value in worker.items() if value is not None})
+        entry["health_path"] = HEALTH_PATHS[entry["class"]]
+        completed.append(entry)
+    return completed
+
+
+def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line per reason why this set of worker entries cannot serve Throat."""
+    errors = []
+    names: set[str] = set()
+    for worker in workers:
+        name, kind = str(worker.get("name", "")), worker.get("class")
+        where = f"throat_gunicorn_workers: worker {name}"
+        if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            errors.append(f"{where}: a name is made of lower-case letters, digits and dashes; rename it")
+        if name in names:
+            errors.append(f"{where}: named twice; give each entry a name of its own")
+        names.add(name)
+        if kind not in CLASSES:
+            errors.append(f"{where}: class is {kind}, but must be one of {', '.join(CLASSES)}")
+            continue
+        if kind == "socketio" and worker.get("processes") not in (None, 1, "1"):
+            errors.append(f"{where}: processes is {worker['processes']}, but a socketio worker is always exactly 1 process; remove the line")
+        if kind == "sync" and worker.get("connections") is not None:
+            errors.append(f"{where}: connections is {worker['connections']}, but a sync worker takes processes and threads; remove the line")
+        if kind != "sync" and worker.get("threads") not in (None, 1, "1"):
+            errors.append(f"{where}: threads is {worker['threads']}, but only a sync worker has threads; remove the line")
+        for option in ("processes", "threads", "connections"):
+            if worker.get(option) is not None and int(worker[option]) < 1:
+                errors.append(f"{where}: {option} is {worker[option]}, but must be 1 or more")
+    kinds = [worker.get("class") for worker in workers]
+    if not {"gevent", "socketio"} & set(kinds):
+        errors.append("throat_gunicorn_workers: no gevent or socketio worker, but log-in and posting need one; add a worker of class socketio")
+    elif "socketio" not in kinds:
+        errors.append("throat_gunicorn_workers: no socketio worker, but every page opens a websocket; add a worker of class socketio")
+    if kinds.count("socketio") > 1:
+        errors.append("throat_gunicorn_workers: two workers of class socketio, but exactly 1 process may serve websockets; remove one")
+    return errors
+
+
+def upstreams(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return nginx's upstreams, one per worker class in use: [{"name": class, "servers": [...]}].
+
+    workers: completed entries; two entries of one class share an upstream.
+    """
+    return [
+        {
+            "name": kind,
+            "servers": [f"unix:{entry['listen']}" if entry["listen"].startswith("/") else entry["listen"] for entry in workers if entry["class"] == kind],
+        }
+        for kind in CLASSES
+        if any(entry["class"] == kind for entry in workers)
+    ]
