@@ -1,0 +1,93 @@
+"""The reference app: Throat's deployment contract in a few hundred lines."""
+import json
+import pathlib
+
+import gevent
+import redis
+from flask import Flask, g
+from flask_babel import Babel
+from flask_caching import Cache
+from flask_limiter import Limiter
+from flask_login import LoginManager
+from flask_socketio import SocketIO
+from flask_wtf import CSRFProtect
+from gevent import monkey
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from . import config as configuration
+from . import models
+
+cache = Cache()
+csrf = CSRFProtect()
+login_manager = LoginManager()
+socketio = SocketIO()
+
+
+def client_address():
+    """The address that rate limits are kept by; an empty one counts as the host itself, anything else that is none is an error."""
+    from ipaddress import ip_address
+
+    from flask import request
+
+    return str(ip_address(request.remote_addr or "127.0.0.1"))
+
+
+limiter = Limiter(key_func=client_address)
+
+
+def relay(url):
+    """Listen on Redis for messages from other workers; dies with the connection, as Throat's does."""
+    listener = redis.from_url(url).pubsub()
+    listener.psubscribe("/send:*")
+    for message in listener.listen():
+        if message["type"] == "pmessage":
+            socketio.emit("msg", json.loads(message["data"]), namespace="/snt")
+
+
+def create_app():
+    config = configuration.load()
+    manifest = pathlib.Path(__file__).parent / "manifest.json"
+    if not manifest.is_file():
+        raise RuntimeError("app/manifest.json is missing: run npm run build")
+    app = Flask(__name__)
+    app.config.update({key.upper(): value for key, value in config["app"].items()})
+    for section in ("cache", "mail", "ratelimit"):
+        app.config.update({f"{section}_{key}".upper(): value for key, value in config[section].items()})
+    app.config.setdefault("RATELIMIT_STORAGE_URL", config["app"]["redis_url"])
+    app.config.update(
+        THROAT=config,
+        ASSETS=json.loads(manifest.read_text()),
+        SESSION_COOKIE_SECURE=not app.config["DEBUG"],
+        SESSION_COOKIE_HTTPONLY=True,
+        WTF_CSRF_TIME_LIMIT=None,
+        WTF_CSRF_SSL_STRICT=False,
+    )
+    pathlib.Path(config["storage"]["uploads"]["path"]).mkdir(exist_ok=True)
+    models.connect(config["database"])
+
+    cache.init_app(app)
+    csrf.init_app(app)
+    limiter.init_app(app)
+    login_manager.init_app(app)
+    Babel(app)
+    app.redis = redis.from_url(config["app"]["redis_url"])
+    socketio.init_app(app, message_queue=config["app"]["redis_url"], cors_allowed_origins="*", async_mode="gevent")
+    if monkey.is_module_patched("os"):
+        gevent.spawn(relay, config["app"]["redis_url"])
+
+    # A connection per request, as Throat does it.
+    @app.before_request
+    def open_database():
+        g.database = models.database.connect(reuse_if_open=True)
+
+    @app.teardown_request
+    def close_database(_error):
+        if not models.database.is_closed():
+            models.database.close()
+
+    from . import views
+
+    app.register_blueprint(views.site)
+    if config["site"]["trusted_proxy_count"]:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=config["site"]["trusted_proxy_count"])
+    return app
