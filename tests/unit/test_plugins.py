@@ -1,0 +1,150 @@
+"""The pure functions behind the filters."""
+
+import json
+
+import pytest
+from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, workers
+
+SPEC = {
+    "argument_specs": {
+        "main": {
+            "options": {
+                "nginx_server_name": {"type": "str", "description": "Name"},
+                "nginx_port": {"type": "int", "description": "Port"},
+                "nginx_password": {"type": "str", "required": True, "no_log": True, "description": "Secret of nginx"},
+                "nginx_users": {
+                    "type": "list",
+                    "elements": "dict",
+                    "description": "Users",
+                    "options": {"password": {"type": "int", "no_log": True, "description": "Secret"}},
+                },
+            }
+        }
+    }
+}
+
+
+def errors(**variables):
+    return arguments.argument_errors(SPEC, "nginx_", {"nginx_password": "x", **variables})
+
+
+def test_valid_arguments_have_no_errors():
+    assert errors(nginx_port="443", nginx_server_name="a") == []
+
+
+def test_misspelt_variable_is_named_with_the_nearest_known_one():
+    assert errors(nginx_sever_name="a") == ["nginx_sever_name: no such variable; did you mean nginx_server_name?"]
+
+
+def test_missing_secret_is_named_with_its_remedy():
+    (line,) = arguments.argument_errors(SPEC, "nginx_", {"nginx_password": ""})
+    assert line == "nginx_password: not set, but required (Secret of nginx). It is a secret: keep it in a vault."
+
+
+def test_wrong_type_is_named():
+    (line,) = errors(nginx_port="many")
+    assert "nginx_port" in line and "many" in line
+
+
+def test_secrets_are_masked_at_any_depth():
+    (line,) = errors(nginx_users=[{"password": "hunter2"}])
+    assert "hunter2" not in line and "********" in line
+
+
+def test_verifier_is_that_of_the_rfc():
+    # RFC 7677 section 3: user "user", password "pencil"; keys as PostgreSQL stores them.
+    import base64
+
+    made = database.verifier("pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
+    assert made == (
+        "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+    )
+
+
+def test_verifier_is_stable_and_differs_by_role_and_password():
+    assert database.scram_verifier("a", "x") == database.scram_verifier("a", "x")
+    assert len({database.scram_verifier(p, r) for p in "ab" for r in "xy"}) == 4
+
+
+def test_verifier_refuses_what_it_cannot_prepare():
+    with pytest.raises(ValueError, match="outside ASCII"):
+        database.scram_verifier("pässword", "x")
+
+
+@pytest.mark.parametrize("memory", [512, 1024, 16384, 262144])
+def test_memory_fits(memory):
+    made = {name: int(value[:-2]) for name, value in database.postgres_memory(memory, 100).items()}
+    assert made["shared_buffers"] <= max(128, memory / 4) and made["work_mem"] >= 4
+
+
+GOOD = [{"name": "sync", "class": "sync"}, {"name": "socketio", "class": "socketio"}]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{"name": "s", "class": "socketio"}],
+        [{"name": "s", "class": "socketio"}, {"name": "g", "class": "gevent"}],
+        GOOD,
+        [*GOOD, {"name": "g", "class": "gevent", "connections": 10}],
+    ],
+)
+def test_every_worker_set_of_the_design_is_accepted(entries):
+    assert workers.worker_errors(entries) == []
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([*GOOD, {"name": "x", "class": "gevnt"}], "worker x: class is gevnt, but must be one of sync, gevent, socketio"),
+        ([{"name": "s", "class": "socketio", "processes": 2}], "always exactly 1 process"),
+        ([{"name": "a", "class": "sync"}], "no gevent or socketio worker"),
+        ([{"name": "a", "class": "gevent"}], "no socketio worker"),
+        ([*GOOD, {"name": "t", "class": "socketio"}], "two workers of class socketio"),
+        ([*GOOD, {"name": "sync", "class": "gevent"}], "named twice"),
+        ([*GOOD, {"name": "A b", "class": "gevent"}], "rename it"),
+        ([*GOOD, {"name": "g", "class": "gevent", "connections": 0}], "must be 1 or more"),
+        ([*GOOD, {"name": "g", "class": "gevent", "threads": 4}], "only a sync worker has threads"),
+    ],
+)
+def test_impossible_worker_sets_are_refused_with_one_line(entries, said):
+    (line,) = workers.worker_errors(entries)
+    assert said in line and "\n" not in line
+
+
+def test_two_entries_of_a_class_share_an_upstream():
+    entries = workers.complete_workers([*GOOD, {"name": "more", "class": "sync", "listen": "10.0.0.5:5000"}])
+    assert workers.upstreams(entries) == [
+        {"name": "sync", "servers": ["unix:/run/throat/sync.sock", "10.0.0.5:5000"]},
+        {"name": "socketio", "servers": ["unix:/run/throat/socketio.sock"]},
+    ]
+
+
+LOCKED = "a-b==1 \\\n    --hash=sha256:00\npyyaml==5.4.1 ; python_version >= '3' \\\n    --hash=sha256:11\nz==2 \\\n    --hash=sha256:22\n"
+
+
+def test_requirements_are_overridden_by_normalised_name():
+    made = build.override_requirements(LOCKED, ["PyYAML==6.0.2", "not-there==1"])
+    assert made == {"locked": "a-b==1 \\\n    --hash=sha256:00\nz==2 \\\n    --hash=sha256:22\n", "overrides": "PyYAML==6.0.2\n"}
+
+
+@pytest.mark.parametrize("lock", [
+    {"lockfileVersion": 1, "dependencies": {"h": {"version": "1", "requires": {"olm": "https://x/"}, "dependencies": {"olm": {"version": "1", "resolved": "https://x/"}}}}},
+    {"lockfileVersion": 2, "packages": {"": {}, "node_modules/h": {"dependencies": {"olm": "https://x/"}}, "node_modules/olm": {"version": "1", "resolved": "https://x/"}}},
+])
+def test_npm_lock_forgets_the_foreign_address(lock):
+    made = build.override_npm_lock(json.dumps(lock), [{"name": "olm", "version": "2", "integrity": "sha512-x"}])
+    assert "https://x/" not in made and '"integrity": "sha512-x"' in made
+
+
+@pytest.mark.parametrize(
+    ("rule", "location"),
+    [
+        ("/login", "= /login"),
+        ("/login/with-token/<token>", '~ "^/login/with\\-token/[^/]+$"'),
+        ("/all/<int:page>", '~ "^/all/\\d+$"'),
+        ("/x/<path:rest>", '~ "^/x/.+$"'),
+    ],
+)
+def test_rule_becomes_the_narrowest_location(rule, location):
+    assert routes.rule_location(rule) == location
