@@ -25,7 +25,7 @@ SPEC = {
 
 
 def errors(**variables):
-    return arguments.argument_errors(SPEC, "nginx_", {"nginx_password": "x", **variables})
+    return arguments.argument_errors(SPEC, "nginx_", {"nginx_password": "correct horse", **variables})
 
 
 def test_valid_arguments_have_no_errors():
