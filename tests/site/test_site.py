@@ -89,23 +89,28 @@ def test_unknown_host_names_are_refused(browser):
         browser.get(f"{URL}/", headers={"Host": "other.example.com"})
 
 
+# The first reads the database (500 without it); asked less than 60 times a minute, or the rate limit would answer.
+PROBES = ("/all/new", "/api/v3/grabtitle", "/socket.io/?EIO=4&transport=polling")
+
+
 def answers_again(within: float) -> float:
+    """Seconds until every worker class answers 200."""
     start = time.time()
     while time.time() - start < within:
         try:
-            codes = [requests.get(URL + path, verify=False, timeout=5).status_code for path in ("/all/new", "/login", "/socket.io/?EIO=4&transport=polling")]
-            if all(code in (200, 429) for code in codes):
+            codes = [requests.get(URL + path, verify=False, timeout=10).status_code for path in PROBES]
+            if codes == [200, 200, 200]:
                 return time.time() - start
         except requests.RequestException:
             pass
-        time.sleep(0.2)
+        time.sleep(1.2)
     raise AssertionError(f"no answer within {within} s")
 
 
 @pytest.mark.parametrize("unit", ["throat-sync", "throat-gevent", "throat-socketio", "pgbouncer", "redis-server", "postgresql@15-main"])
 def test_site_recovers_by_itself_when_a_process_is_killed(unit):
     on_host(f"kill -KILL $(systemctl show -p MainPID --value {unit})")
-    print(f"{unit}: {answers_again(30):.1f} s")
+    print(f"{unit}: {answers_again(45):.1f} s")
 
 
 def test_everything_comes_back_after_a_reboot():
