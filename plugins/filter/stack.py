@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import build, database, routes, workers
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,13 +25,13 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
-            arguments.argument_errors,
             build.override_npm_lock,
             build.override_requirements,
             database.postgres_memory,
             database.scram_verifier,
             routes.rule_location,
             workers.complete_workers,
+            workers.units,
             workers.upstreams,
             workers.worker_errors,
         )

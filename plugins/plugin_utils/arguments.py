@@ -1,4 +1,4 @@
-"""Check variables of a role against its argument specification, one line per error.
+"""Check variables and platform of a role against what its meta directory says, one line per error.
 
 Ansible's own check (which runs as well) dumps the whole specification when it fails, prints secrets in
 type errors and does not see misspelt names. This one is for the person who reads the output.
@@ -11,6 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+
+# What the examples have in place of a secret.
+PLACEHOLDER = "change-me"
 
 
 def secret_values(options: Mapping[str, Any], values: Any) -> set[str]:
@@ -53,7 +57,10 @@ def argument_errors(spec: Mapping[str, Any], prefix: str, variables: Mapping[str
             secret = " It is a secret: keep it in a vault." if option.get("no_log") else ""
             errors.append(f"{name}: not set, but required ({option['description'].rstrip('.')}).{secret}")
             given.pop(name, None)
-    checked = {name: {**option, "required": False} for name, option in options.items()}
+        elif option.get("no_log") and given.get(name) == PLACEHOLDER:
+            errors.append(f"{name}: still the example's {PLACEHOLDER}; set a long random value (openssl rand -hex 24)")
+    # Only what is given is checked here: what is missing is named above, and defaults are the role's own.
+    checked = {name: {**options[name], "required": False} for name in given}
     result = ArgumentSpecValidator(checked).validate(given)
     secrets = secret_values(options, given)
     for message in result.error_messages:
@@ -61,3 +68,18 @@ def argument_errors(spec: Mapping[str, Any], prefix: str, variables: Mapping[str
             message = message.replace(secret, "********")
         errors.append(message)
     return errors
+
+
+def platform_errors(meta: Mapping[str, Any], role: str, host: str, facts: Mapping[str, Any]) -> list[str]:
+    """Return one line when the host's distribution is none that the role supports, else nothing.
+
+    meta: content of the role's meta/main.yml; facts: ansible_facts of the host (subset "distribution").
+    """
+    supported = {platform["name"]: platform["versions"] for platform in meta["galaxy_info"]["platforms"]}
+    if facts["distribution_release"] in supported.get(facts["distribution"], ()):
+        return []
+    known = "; ".join(f"{name} {' and '.join(versions)}" for name, versions in supported.items())
+    return [
+        f"{host} runs {facts['distribution']} {facts['distribution_version']} ({facts['distribution_release']}), but the role {role} supports "
+        f"{known}: use another host for it, or reinstall this one"
+    ]

@@ -41,6 +41,24 @@ def test_missing_secret_is_named_with_its_remedy():
     assert line == "nginx_password: not set, but required (Secret of nginx). It is a secret: keep it in a vault."
 
 
+def test_secret_of_the_example_is_refused():
+    (line,) = arguments.argument_errors(SPEC, "nginx_", {"nginx_password": "change-me"})
+    assert line.startswith("nginx_password: still the example's change-me;")
+
+
+META = {"galaxy_info": {"platforms": [{"name": "Debian", "versions": ["bookworm", "trixie"]}]}}
+
+
+@pytest.mark.parametrize(
+    ("distribution", "version", "release", "supported"),
+    [("Debian", "12.5", "bookworm", True), ("Debian", "13", "trixie", True), ("Debian", "11", "bullseye", False), ("Ubuntu", "24.04", "noble", False)],
+)
+def test_platform_is_one_of_the_role(distribution, version, release, supported):
+    facts = {"distribution": distribution, "distribution_version": version, "distribution_release": release}
+    lines = arguments.platform_errors(META, "nginx", "web1", facts)
+    assert lines == [] if supported else lines[0].startswith(f"web1 runs {distribution} {version} ({release}), but the role nginx supports Debian bookworm and trixie")
+
+
 def test_wrong_type_is_named():
     (line,) = errors(nginx_port="many")
     assert "nginx_port" in line and "many" in line
@@ -103,6 +121,7 @@ def test_every_worker_set_of_the_design_is_accepted(entries):
         ([*GOOD, {"name": "t", "class": "socketio"}], "two workers of class socketio"),
         ([*GOOD, {"name": "sync", "class": "gevent"}], "named twice"),
         ([*GOOD, {"name": "A b", "class": "gevent"}], "rename it"),
+        ([*GOOD, {"name": "follow-redis", "class": "gevent"}], "belongs to a unit of the role; rename it"),
         ([*GOOD, {"name": "g", "class": "gevent", "connections": 0}], "must be 1 or more"),
         ([*GOOD, {"name": "g", "class": "gevent", "threads": 4}], "only a sync worker has threads"),
     ],
@@ -118,6 +137,13 @@ def test_two_entries_of_a_class_share_an_upstream():
         {"name": "sync", "servers": ["unix:/run/throat/sync.sock", "10.0.0.5:5000"]},
         {"name": "socketio", "servers": ["unix:/run/throat/socketio.sock"]},
     ]
+
+
+def test_units_are_a_socket_and_a_service_per_worker_and_one_that_follows_redis():
+    entries = workers.complete_workers(GOOD)
+    named = [unit["name"] for unit in workers.units(entries)]
+    assert named == ["throat-sync.socket", "throat-sync.service", "throat-socketio.socket", "throat-socketio.service"]
+    assert workers.units(entries, ["redis-server.service"])[-1]["name"] == workers.FOLLOWER
 
 
 LOCKED = "a-b==1 \\\n    --hash=sha256:00\npyyaml==5.4.1 ; python_version >= '3' \\\n    --hash=sha256:11\nz==2 \\\n    --hash=sha256:22\n"

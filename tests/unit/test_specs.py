@@ -1,11 +1,14 @@
-"""Each role's defaults are those of its argument specification."""
+"""Each role's defaults and the table of variables are those of its argument specification."""
 
 import pathlib
+import subprocess
+import sys
 
 import pytest
 import yaml
 
-ROLES = sorted((pathlib.Path(__file__).parents[2] / "roles").iterdir())
+ROOT = pathlib.Path(__file__).parents[2]
+ROLES = sorted((ROOT / "roles").iterdir())
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
@@ -15,5 +18,16 @@ def test_defaults_and_specification_agree(role):
     assert set(defaults) <= set(options)
     assert all(name.startswith(f"{role.name}_") for name in options)
     for name, option in options.items():
-        if "default" in option and option["default"] != "see defaults/main.yml":
+        if "default" in option:
             assert defaults[name] == option["default"], name
+
+
+def test_table_of_variables_is_that_of_the_specifications():
+    made = subprocess.run([sys.executable, ROOT / "bin/variables"], check=True, capture_output=True, text=True).stdout
+    assert (ROOT / "docs/variables.md").read_text() == made, "run: make docs"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_roles_have_the_same_files(role):
+    named = {path.name for path in (role / "tasks").iterdir()}
+    assert {"main.yml", "validate.yml", "install.yml", "configure.yml", "service.yml"} <= named
