@@ -17,6 +17,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # What proves that a worker serves: a page read from the database, or (socketio) a handshake.
 HEALTH_PATHS = {"sync": "/all/new", "gevent": "/all/new", "socketio": "/socket.io/?EIO=4&transport=polling"}
+# Restarts the async workers after Redis.
+FOLLOWER = "throat-follow-redis.service"
 
 
 def complete_workers(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -39,6 +41,8 @@ def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         where = f"throat_gunicorn_workers: worker {name}"
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             errors.append(f"{where}: a name is made of lower-case letters, digits and dashes; rename it")
+        if f"throat-{name}.service" == FOLLOWER:
+            errors.append(f"{where}: this name belongs to a unit of the role; rename it")
         if name in names:
             errors.append(f"{where}: named twice; give each entry a name of its own")
         names.add(name)
@@ -77,3 +81,16 @@ def upstreams(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for kind in CLASSES
         if any(entry["class"] == kind for entry in workers)
     ]
+
+
+def units(workers: Sequence[Mapping[str, Any]], local_services: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the systemd units of an app host: [{"name", "template", "worker"}], the socket of a worker before its service.
+
+    workers: completed entries; local_services: units on the same host that the workers start after.
+    """
+    made = [
+        {"name": f"throat-{worker['name']}.{kind}", "template": f"throat.{kind}.j2", "worker": worker} for worker in workers for kind in ("socket", "service")
+    ]
+    if "redis-server.service" in local_services:
+        made.append({"name": FOLLOWER, "template": f"{FOLLOWER}.j2", "worker": None})
+    return made
