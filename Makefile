@@ -2,15 +2,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 RUN := source .venv/bin/activate &&
-DEMO := inventories/test
-TEST := tests/site/inventory
 
 .PHONY: help
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: tools
-tools:
+tools: ## install the controller's tools into .venv
 	@bin/ensure-venv
 
 .PHONY: demo
@@ -19,7 +17,7 @@ demo: tools ## bring the whole stack up on a local container and print its addre
 	@bin/demo
 
 .PHONY: test
-test: lint unit site ## run every test
+test: lint unit molecule ## run every test
 
 .PHONY: lint
 lint: tools ## check the style of everything
@@ -30,14 +28,24 @@ lint: tools ## check the style of everything
 unit: tools ## test the arithmetic and the argument specifications
 	$(RUN) PYTHONPATH=.ansible/collections pytest -q tests/unit
 
-.PHONY: site
-site: tools ## converge a test host with everything on it and test it from outside
+.PHONY: molecule
+molecule: tools ## converge test hosts and test them from outside (SCENARIO=default: that one alone)
 	@bin/ensure-docker
-	$(RUN) tests/site/run
+	@molecule/shared/host/build 12 && molecule/shared/host/build 13
+	$(RUN) molecule test --no-command-borders $(if $(SCENARIO),--scenario-name $(SCENARIO),--all --workers 2 --continue-on-failure)
+
+.PHONY: docs
+docs: tools ## make docs/variables.md from the argument specifications
+	$(RUN) bin/variables > docs/variables.md
+
+.PHONY: bench-noop
+bench-noop: tools ## measure a run that has nothing to do (PEERS=<directory of other people's roles>: beside them)
+	@bin/ensure-docker
+	$(RUN) tests/bench/noop $(if $(PEERS),--peers $(PEERS))
 
 .PHONY: clean
 clean: ## remove everything that demo and test have made
 	-docker ps --all --quiet --filter label=throat.stack=1 | xargs --no-run-if-empty docker rm --force --volumes
 	-docker images --quiet --filter label=throat.stack=1 | sort -u | xargs --no-run-if-empty docker rmi --force
 	-docker rmi --force throat-stack-base:debian12 throat-stack-base:debian13 2>/dev/null
-	rm -rf .venv .ansible .cache .pytest_cache inventories/test/.secrets tests/site/inventory/.secrets ~/.cache/throat.stack
+	rm -rf .venv .ansible .cache ~/.cache/throat.stack inventories/*/.secrets molecule/*/inventory/.secrets

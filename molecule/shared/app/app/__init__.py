@@ -35,9 +35,9 @@ def client_address():
 limiter = Limiter(key_func=client_address)
 
 
-def relay(url):
+def relay(connection):
     """Listen on Redis for messages from other workers; dies with the connection, as Throat's does."""
-    listener = redis.from_url(url).pubsub()
+    listener = connection.pubsub()
     listener.psubscribe("/send:*")
     for message in listener.listen():
         if message["type"] == "pmessage":
@@ -73,7 +73,7 @@ def create_app():
     app.redis = redis.from_url(config["app"]["redis_url"])
     socketio.init_app(app, message_queue=config["app"]["redis_url"], cors_allowed_origins="*", async_mode="gevent")
     if monkey.is_module_patched("os"):
-        gevent.spawn(relay, config["app"]["redis_url"])
+        gevent.spawn(relay, app.redis)
 
     # A connection per request, as Throat does it.
     @app.before_request

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import secrets
+import sys
 
 import bcrypt
 import gevent
@@ -198,8 +199,8 @@ def api_login():
 
 
 def worker_class():
-    """What really runs: the WSGI server of this request tells socketio from gevent, monkey patching tells gevent from sync."""
-    if "wsgi.websocket_version" in request.environ or "geventwebsocket" in request.environ.get("SERVER_SOFTWARE", "").lower():
+    """What really runs: gunicorn has imported the module of its worker class, and gevent's has patched the process."""
+    if "geventwebsocket.gunicorn.workers" in sys.modules:
         return "socketio"
     return "gevent" if monkey.is_module_patched("os") else "sync"
 

@@ -1,0 +1,127 @@
+"""What an operator does to a running site: change a line of the inventory and run the playbook again."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+WORKERS = ["throat-sync", "throat-gevent", "throat-socketio"]
+UNITS = [*WORKERS, "nginx", "pgbouncer", "redis-server", "postgresql@15-main"]
+APP = ROOT / "molecule/shared/app"
+
+
+@pytest.fixture
+def restarted(host):
+    """Call it for the units that systemd has started anew since the last call."""
+
+    def starts() -> dict[str, str]:
+        return {unit: host.check_output("systemctl show -p InvocationID -p ActiveState %s", unit) for unit in UNITS}
+
+    seen = starts()
+
+    def ask() -> set[str]:
+        nonlocal seen
+        before, seen = seen, starts()
+        assert all("ActiveState=active" in state for unit, state in seen.items())
+        return {unit for unit in UNITS if before[unit] != seen[unit]}
+
+    return ask
+
+
+def query(host, password: str, port: int) -> bool:
+    """Whether the application's database role is admitted with this password."""
+    done = host.run(f"PGPASSWORD={password} psql -h 127.0.0.1 -p {port} -U throat throat -Atc 'SELECT 1'")
+    return done.stdout.strip() == "1"
+
+
+def test_check_mode_and_a_second_run_change_and_restart_nothing(run_site, restarted):
+    assert run_site({}, "--check", "--diff").changed == 0
+    assert run_site().changed == 0
+    assert restarted() == set()
+
+
+def test_changed_connections_restart_that_worker_alone(host, run_site, restarted, workers):
+    altered = [{**worker, "connections": 41} if worker["name"] == "gevent" else worker for worker in workers]
+    run_site({"throat_gunicorn_workers": altered})
+    assert restarted() == {"throat-gevent"}
+    assert "--worker-connections 41" in host.check_output("tr '\\0' ' ' < /proc/$(systemctl show -p MainPID --value throat-gevent)/cmdline")
+
+
+def test_removed_worker_loses_its_unit_and_its_upstream(host, run_site, workers, browser, url):
+    run_site({"throat_gunicorn_workers": [worker for worker in workers if worker["name"] != "gevent"]})
+    assert host.run("systemctl list-units --all --no-legend 'throat-gevent*'; systemctl list-unit-files --no-legend 'throat-gevent*'").stdout == ""
+    assert not host.file("/run/throat/gevent.sock").exists
+    assert "throat_gevent" not in host.check_output("nginx -T 2>/dev/null")
+    answer = browser.get(f"{url}/register")
+    assert (answer.status_code, answer.headers["X-Ref-Worker"]) == (200, "socketio")
+
+    run_site()
+    answer = browser.get(f"{url}/register")
+    assert (answer.status_code, answer.headers["X-Ref-Worker"]) == (200, "gevent")
+
+
+def test_changed_database_password_replaces_the_old_one(host, run_site, restarted, secrets, answers_again):
+    old, new = secrets["database_password"], "another-Password-of-the-database"
+    run_site({"throat_database_password": new})
+    assert {"pgbouncer", "postgresql@15-main", "redis-server"} & restarted() == set()
+    assert [query(host, password, port) for password in (old, new) for port in (5432, 6432)] == [False, False, True, True]
+    answers_again(5)
+    run_site()
+    assert [query(host, password, port) for password in (old, new) for port in (5432, 6432)] == [True, True, False, False]
+    answers_again(5)
+
+
+def test_changed_pool_size_reloads_the_pooler(host, run_site, restarted):
+    show = "su postgres -c \"psql -At -p 6432 -U pgbouncer pgbouncer -c 'SHOW CONFIG'\" | grep ^default_pool_size"
+    run_site({"pgbouncer_default_pool_size": 13}, "--tags", "pgbouncer")
+    assert "|13|" in host.check_output(show)
+    assert restarted() == set()
+    run_site({}, "--tags", "pgbouncer")
+    assert "|13|" not in host.check_output(show)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ('raise RuntimeError("broken")', "cannot boot; nothing was switched, and release {before} goes on serving"),
+        ('if monkey.is_module_patched("os"): raise RuntimeError("broken")', "does not serve; release {before} was started again"),
+    ],
+    ids=["in every worker", "in the async workers only"],
+)
+def test_release_that_cannot_boot_is_named_and_the_one_before_serves(tmp_path, host, run_site, answers_again, fault, said):
+    before = host.check_output("readlink /opt/throat/current")
+    broken = shutil.copytree(APP, tmp_path / "broken")
+    with (broken / "throat_prod.py").open("a") as file:
+        file.write(f"{fault}\n")
+    run = run_site({"throat_gunicorn_source": str(broken)}, check=False)
+    assert run.returncode != 0
+    assert "RuntimeError: broken" in run.said and said.format(before=pathlib.Path(before).name) in run.said
+    assert host.check_output("readlink /opt/throat/current") == before
+    answers_again(10)
+    # And systemd does not hold the failed starts against the next ones.
+    assert run_site().changed == 0
+
+
+def test_installed_artifact_works_outside_the_checkout(tmp_path, scenario, run_site):
+    tool = str(pathlib.Path(sys.executable).with_name("ansible-galaxy"))
+    subprocess.run([tool, "collection", "build", "--output-path", tmp_path, ROOT], check=True, capture_output=True)
+    artifact = next(tmp_path.glob("throat-stack-*.tar.gz"))
+    subprocess.run([tool, "collection", "install", "--no-deps", "--offline", "-p", tmp_path / "collections", artifact], check=True, capture_output=True)
+    (tmp_path / "ansible.cfg").touch()
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+    run = run_site({"throat_gunicorn_source": str(APP)}, playbook="throat.stack.site", cwd=tmp_path, env=environment)
+    assert run.changed == 0
+
+
+def test_no_secret_is_said_even_when_each_changes_and_with_vvv(run_site, secrets, answers_again):
+    new = {f"throat_{name}": f"another-Value-of-{name}" for name in secrets}
+    said = [run_site(new, "-vvv", "--diff"), run_site({}, "-vvv", "--diff")]
+    answers_again(10)
+    for run in said:
+        assert run.changed > 3 and "invocation" in run.output
+        assert [secret for secret in [*secrets.values(), *new.values()] if secret in run.output] == []

@@ -1,0 +1,69 @@
+"""Wrong input stops the run with one clear line, before any host is changed."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import ansible
+import pytest
+
+from conftest import ROOT
+
+SOCKETIO = {"name": "socketio", "class": "socketio"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"nginx_sever_name": "x"}, "nginx_sever_name: no such variable; did you mean nginx_server_name?"),
+        ({"throat_gunicorn_workers": [{"name": "w", "class": "gevnt"}, SOCKETIO]}, "one of: sync, gevent, socketio, got: gevnt"),
+        ({"throat_gunicorn_workers": [{**SOCKETIO, "processes": 2}]}, "always exactly 1 process"),
+        ({"throat_gunicorn_workers": [{"name": "sync", "class": "sync"}]}, "no gevent or socketio worker"),
+        ({"throat_redis_password": ""}, "throat_redis_password: not set, but required"),
+        ({"throat_secret_key": "change-me"}, "throat_secret_key: still the example's change-me"),
+        ({"throat_public_url": "throat.example.com"}, "throat_public_url: throat.example.com is no address"),
+    ],
+    ids=["misspelt", "class", "processes", "no-async", "secret", "example-secret", "address"],
+)
+def test_wrong_input_is_refused_before_anything_changes(run_site, variables, said):
+    run = run_site(variables, check=False)
+    assert run.returncode != 0 and said in run.said
+    assert run.changed == 0 and "argument_spec_data" not in run.output
+
+
+def test_missing_secrets_of_the_production_inventory_are_named(run_site):
+    run = run_site(inventory=ROOT / "inventories/prod", check=False)
+    assert run.returncode != 0 and run.changed == 0
+    for name in ("database_password", "redis_password", "secret_key", "admin_password"):
+        assert f"throat_{name}: not set, but required" in run.said
+    assert "keep it in a vault" in run.said
+
+
+@pytest.fixture
+def ubuntu(host):
+    """The host says that it is Ubuntu."""
+    host.check_output("cp --remove-destination /usr/lib/os-release /etc/os-release.kept")
+    host.check_output(
+        "rm /etc/os-release && printf 'NAME=Ubuntu\\nID=ubuntu\\nVERSION_ID=\"24.04\"\\nVERSION_CODENAME=noble\\n' > /etc/os-release"
+    )
+    yield
+    host.check_output("rm /etc/os-release /etc/os-release.kept && ln -s ../usr/lib/os-release /etc/os-release")
+
+
+def test_platform_that_is_not_supported_is_refused(run_site, ubuntu):
+    run = run_site(check=False)
+    assert run.returncode != 0 and run.changed == 0
+    assert "runs Ubuntu 24.04 (noble), but the role postgres supports Debian bookworm and trixie" in run.said
+
+
+def test_ansible_core_that_is_too_old_is_refused(run_site):
+    old = ROOT / ".cache/ansible-2.18"
+    if not (old / "bin/ansible-playbook").exists():
+        subprocess.run([sys.executable, "-m", "venv", old], check=True)
+        subprocess.run([old / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "ansible-core==2.18.*"], check=True)
+    # The community's collections are at hand, as in the package "ansible" of that time.
+    collections = f"{ROOT / '.ansible/collections'}:{pathlib.Path(ansible.__file__).parents[1]}"
+    run = run_site(check=False, program=old / "bin/ansible-playbook", env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": collections})
+    assert run.returncode != 0 and run.changed == 0
+    assert "ansible-core is 2.18." in run.said and "but throat.stack needs 2.19 or later" in run.said

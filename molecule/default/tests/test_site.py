@@ -1,0 +1,95 @@
+"""A converged host, seen from outside: through nginx, and by what systemd and the servers say."""
+
+import json
+import re
+import subprocess
+import time
+
+import pytest
+import requests
+import socketio
+
+
+def form(page: str) -> dict[str, str]:
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
+
+
+@pytest.fixture
+def admin(browser, url, secrets):
+    fields = form(browser.get(f"{url}/login").text)
+    assert browser.post(f"{url}/login", data={**fields, "username": "admin", "password": secrets["admin_password"]}).ok
+    assert "/u/admin" in browser.get(f"{url}/").text
+    return browser
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/", "sync"), ("/register", "gevent"), ("/api/v3/grabtitle", "gevent"), ("/_ref/whoami", "sync")])
+def test_each_route_is_served_by_its_worker_class(browser, url, path, kind):
+    answer = browser.get(url + path)
+    assert (answer.status_code, answer.headers["X-Ref-Worker"]) == (200, kind)
+
+
+def test_static_files_come_from_nginx(browser, url):
+    answer = browser.get(f"{url}/static/robots.txt")
+    assert answer.status_code == 200 and "X-Ref-Worker" not in answer.headers
+    assert answer.headers["Access-Control-Allow-Origin"] == "*" and answer.headers["Server"].startswith("nginx")
+
+
+def test_post_is_written_announced_over_a_websocket_and_read_back(admin, url):
+    heard = []
+    client = socketio.Client(ssl_verify=False)
+    client.on("thread", heard.append, namespace="/snt")
+    client.connect(url, namespaces=["/snt"], transports=["websocket"])
+    assert client.transport() == "websocket"
+    client.emit("subscribe", {"target": "/all/new"}, namespace="/snt")
+    time.sleep(1)
+    title = f"A post of {time.time()}"
+    fields = form(admin.get(f"{url}/submit/text/welcome").text)
+    answer = admin.post(f"{url}/submit/text/welcome", data={**fields, "sub": "welcome", "title": title, "content": "hello"}, allow_redirects=False)
+    assert answer.status_code == 302
+    deadline = time.time() + 10
+    while not heard and time.time() < deadline:
+        time.sleep(0.1)
+    client.disconnect()
+    assert [event["title"] for event in heard] == [title]
+    assert title in admin.get(f"{url}/all/new").text
+
+
+def test_forged_address_neither_reaches_the_app_nor_escapes_the_rate_limit(browser, url):
+    honest = browser.get(f"{url}/_ref/whoami").json()["remote_addr"]
+    codes = []
+    for number in range(70):
+        answer = browser.get(f"{url}/_ref/whoami", headers={"X-Forwarded-For": f"203.0.113.{number}"})
+        codes.append(answer.status_code)
+        if answer.ok:
+            assert answer.json()["remote_addr"] == honest
+    assert 429 in codes
+
+
+def test_unknown_host_names_are_refused(browser, url):
+    with pytest.raises(requests.ConnectionError):
+        browser.get(f"{url}/", headers={"Host": "other.example.com"})
+
+
+@pytest.mark.parametrize("unit", ["throat-sync", "throat-gevent", "throat-socketio", "pgbouncer", "redis-server", "postgresql@15-main"])
+def test_site_recovers_by_itself_when_a_process_is_killed(host, answers_again, unit):
+    host.check_output("systemctl kill --kill-whom=main --signal=KILL %s", unit)
+    print(f"{unit}: {answers_again(45):.1f} s")
+
+
+def test_everything_comes_back_after_a_reboot(host, answers_again):
+    subprocess.run(["docker", "restart", host.check_output("hostname")], check=True, capture_output=True)
+    print(f"reboot: {answers_again(90):.1f} s")
+    assert host.check_output("systemctl is-system-running --wait") == "running"
+
+
+def test_only_the_application_may_read_its_secrets(host):
+    assert host.check_output("stat -c '%U:%G %a' /etc/throat/config.yaml") == "root:throat 640"
+    # The needle stays in a file on the host, or the search would find its own command line.
+    host.check_output("awk '/secret_key:/ {print $2}' /etc/throat/config.yaml > /run/needle && test -s /run/needle")
+    assert host.check_output("grep -rlFf /run/needle /etc/throat/config.yaml") == "/etc/throat/config.yaml"
+    assert host.check_output("grep -rlFf /run/needle /etc/systemd /proc/[0-9]*/cmdline 2>/dev/null || true") == ""
+
+
+def test_postgres_admits_the_application_only_by_scram(host):
+    rules = json.loads(host.check_output("""su postgres -c "psql -Atc \\"SELECT json_agg(auth_method) FROM pg_hba_file_rules WHERE 'throat' = ANY(database)\\"" """))
+    assert set(rules) == {"scram-sha-256", "reject"}
