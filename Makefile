@@ -31,8 +31,7 @@ unit: tools ## test the arithmetic and the argument specifications
 .PHONY: molecule
 molecule: tools ## converge test hosts and test them from outside (SCENARIO=default: that one alone)
 	@bin/ensure-docker
-	@molecule/shared/host/build 12 && molecule/shared/host/build 13
-	$(RUN) molecule test --no-command-borders $(if $(SCENARIO),--scenario-name $(SCENARIO),--all --workers 2 --continue-on-failure)
+	@bin/scenarios $(SCENARIO)
 
 .PHONY: docs
 docs: tools ## make docs/variables.md from the argument specifications

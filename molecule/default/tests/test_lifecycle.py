@@ -85,6 +85,40 @@ def test_changed_pool_size_reloads_the_pooler(host, run_site, restarted):
     assert "|13|" not in host.check_output(show)
 
 
+@pytest.fixture
+def archive(tmp_path):
+    """The reference app as a tar file made from a tag: everything in one directory."""
+    subprocess.run(["tar", "-czf", tmp_path / "app.tar.gz", "-C", APP.parent, APP.name], check=True)
+    return tmp_path / "app.tar.gz"
+
+
+@pytest.fixture
+def repository(host, archive):
+    """Address of a git repository with the reference app, as the host reaches it."""
+    name = host.check_output("hostname")
+    subprocess.run(["docker", "cp", archive, f"{name}:/srv/app.tar.gz"], check=True, capture_output=True)
+    host.check_output(
+        "cd /srv && tar -xzf app.tar.gz && cd app && git init -q -b main && git add . "
+        "&& git -c user.name=a -c user.email=a@example.com commit -qm app "
+        "&& systemd-run --unit=test-git-daemon git daemon --base-path=/srv --export-all --listen=127.0.0.1"
+    )
+    yield "git://127.0.0.1/app"
+    host.check_output("systemctl stop test-git-daemon; rm -rf /srv/app /srv/app.tar.gz")
+
+
+def test_release_comes_from_an_archive_or_from_git(host, run_site, archive, repository, answers_again):
+    run_site({"throat_gunicorn_source_type": "archive", "throat_gunicorn_source": str(archive), "throat_gunicorn_version": "v1.2"})
+    assert host.check_output("readlink /opt/throat/current") == "releases/v1.2"
+    branch = {"throat_gunicorn_source_type": "git", "throat_gunicorn_source": repository, "throat_gunicorn_version": "main"}
+    run_site(branch)
+    commit = host.check_output("git -c safe.directory=* -C /srv/app rev-parse main")
+    assert host.check_output("readlink /opt/throat/current") == f"releases/{commit[:12]}"
+    answers_again(5)
+    assert run_site(branch).changed == 0
+    run_site()
+    answers_again(5)
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -108,12 +142,12 @@ def test_release_that_cannot_boot_is_named_and_the_one_before_serves(tmp_path, h
 
 
 def test_installed_artifact_works_outside_the_checkout(tmp_path, scenario, run_site):
+    (tmp_path / "ansible.cfg").touch()
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
     tool = str(pathlib.Path(sys.executable).with_name("ansible-galaxy"))
     subprocess.run([tool, "collection", "build", "--output-path", tmp_path, ROOT], check=True, capture_output=True)
     artifact = next(tmp_path.glob("throat-stack-*.tar.gz"))
-    subprocess.run([tool, "collection", "install", "--no-deps", "--offline", "-p", tmp_path / "collections", artifact], check=True, capture_output=True)
-    (tmp_path / "ansible.cfg").touch()
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+    subprocess.run([tool, "collection", "install", "--no-deps", "--offline", "-p", tmp_path / "collections", artifact], check=True, env=environment, capture_output=True)
     run = run_site({"throat_gunicorn_source": str(APP)}, playbook="throat.stack.site", cwd=tmp_path, env=environment)
     assert run.changed == 0
 
