@@ -29,6 +29,8 @@ class FilterModule:
             build.override_requirements,
             database.postgres_memory,
             database.scram_verifier,
+            routes.async_locations,
+            routes.parse_route_list,
             routes.rule_location,
             workers.complete_workers,
             workers.units,

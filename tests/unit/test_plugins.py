@@ -1,10 +1,12 @@
 """The pure functions behind the filters."""
 
 import json
+import pathlib
 
 import pytest
 from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, workers
 
+ROOT = pathlib.Path(__file__).parents[2]
 SPEC = {
     "argument_specs": {
         "main": {
@@ -174,3 +176,54 @@ def test_npm_lock_forgets_the_foreign_address(lock):
 )
 def test_rule_becomes_the_narrowest_location(rule, location):
     assert routes.rule_location(rule) == location
+
+
+def route(rule, *methods, gevent=False):
+    return {"rule": rule, "methods": list(methods), "gevent": gevent}
+
+
+def test_route_list_is_read_although_columns_run_together():
+    text = (
+        "Rule".ljust(80) + "Endpoint\n" + "-" * 137 + "\n"
+        "/".ljust(80) + "home.index".ljust(35) + "GET".ljust(12) + "\n"
+        "/submit/<ptype>".ljust(80) + "subs.create_post".ljust(35) + "POST".ljust(12) + "gevent    \n"
+        "/x/<" + "y" * 80 + ">do.x" + " " * 31 + "POST, GET   \n"
+        "/z".ljust(80) + "do.a_name_that_is_longer_than_its_column" + "DELETE, PATCHgevent\n"
+    )
+    assert routes.parse_route_list(text) == [
+        route("/", "GET"),
+        route("/submit/<ptype>", "POST", gevent=True),
+        route(f"/x/<{'y' * 80}>", "GET", "POST"),
+        route("/z", "DELETE", "PATCH", gevent=True),
+    ]
+
+
+def test_line_that_is_no_route_is_named():
+    with pytest.raises(ValueError, match="cannot be read: /only-a-rule"):
+        routes.parse_route_list("/only-a-rule")
+
+
+def test_real_route_list_is_read_whole():
+    text = (ROOT / "tests/data/throat-routes.txt").read_text()
+    read = routes.parse_route_list(text)
+    assert (len(read), sum(rule["gevent"] for rule in read)) == (sum(line.startswith("/") for line in text.splitlines()), text.count(" gevent"))
+
+
+def test_only_the_marked_methods_go_to_the_async_worker():
+    made = routes.async_locations([route("/a/<b>", "GET"), route("/a/<b>", "POST", gevent=True), route("/c", "GET", "POST", gevent=True)])
+    assert made == [{"rule": "/c", "match": "= /c", "methods": []}, {"rule": "/a/<b>", "match": '~ "^/a/[^/]+$"', "methods": ["POST"]}]
+
+
+def test_rules_that_would_be_captured_keep_their_class():
+    made = routes.async_locations([route("/a/<b>", "POST", gevent=True), route("/a/new", "GET"), route("/a/<int:c>", "GET"), route("/d/<e>", "GET")])
+    assert [(location["rule"], location["methods"]) for location in made] == [("/a/new", None), ("/a/<int:c>", None), ("/a/<b>", [])]
+
+
+def test_override_replaces_a_rule_of_the_application():
+    made = routes.async_locations([route("/a", "GET", gevent=True)], [route("/a", "GET"), route("/b", "GET", gevent=True)])
+    assert [location["rule"] for location in made] == ["/b"]
+
+
+def test_unknown_converter_is_named():
+    with pytest.raises(ValueError, match="/a/<uuid:b>: the converter uuid is not known"):
+        routes.rule_location("/a/<uuid:b>")
