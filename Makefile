@@ -40,7 +40,14 @@ docs: tools ## make docs/variables.md from the argument specifications
 .PHONY: bench-noop
 bench-noop: tools ## measure a run that has nothing to do (PEERS=<directory of other people's roles>: beside them)
 	@bin/ensure-docker
+	@molecule/shared/host/build 12
 	$(RUN) tests/bench/noop $(if $(PEERS),--peers $(PEERS))
+
+.PHONY: bench-edge
+bench-edge: tools ## measure the edge: static files, compression, and the way to each worker
+	@bin/ensure-docker
+	@molecule/shared/host/build 12
+	$(RUN) tests/bench/edge
 
 .PHONY: clean
 clean: ## remove everything that demo and test have made

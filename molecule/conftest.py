@@ -93,6 +93,57 @@ def browser():
     return session
 
 
+@pytest.fixture(scope="session")
+def on_host(scenario):
+    """Standard output of a shell command, run as root in the scenario's first host; raises when it fails."""
+    name = next(iter(yaml.safe_load((scenario / "inventory/hosts.yml").read_text())["throat"]["hosts"]))
+
+    def run(command: str, stdin: str = "") -> str:
+        done = subprocess.run(["docker", "exec", "-i", name, "bash", "-c", command], input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    return run
+
+
+@pytest.fixture
+def flush_limits(on_host, secrets):
+    """Call it to make the application forget what it has counted, so that one test's requests do not limit the next one's."""
+
+    def flush() -> None:
+        redis = f"redis-cli --no-auth-warning --user throat --pass {secrets['redis_password']}"
+        on_host(f"{redis} --scan --pattern 'LIMITER*' | xargs --no-run-if-empty {redis} del")
+
+    flush()
+    return flush
+
+
+def form(page: str) -> dict[str, str]:
+    """The hidden fields of a page, name to value."""
+    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
+
+
+@pytest.fixture
+def admin(browser, url, secrets):
+    """A visitor who has logged in as the first administrator."""
+    fields = form(browser.get(f"{url}/login").text)
+    assert browser.post(f"{url}/login", data={**fields, "username": "admin", "password": secrets["admin_password"]}).ok
+    assert "/u/admin" in browser.get(f"{url}/").text
+    return browser
+
+
+@pytest.fixture
+def write_post(url):
+    """Write a post in the sub "welcome"."""
+
+    def write(visitor, title: str) -> None:
+        fields = form(visitor.get(f"{url}/submit/text/welcome").text)
+        data = {**fields, "sub": "welcome", "title": title, "content": "hello"}
+        assert visitor.post(f"{url}/submit/text/welcome", data=data, allow_redirects=False).status_code == 302
+
+    return write
+
+
 @pytest.fixture
 def answers_again(url):
     """Seconds until every worker class answers 200."""

@@ -1,25 +1,12 @@
 """A converged host, seen from outside: through nginx, and by what systemd and the servers say."""
 
 import json
-import re
 import subprocess
 import time
 
 import pytest
 import requests
 import socketio
-
-
-def form(page: str) -> dict[str, str]:
-    return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
-
-
-@pytest.fixture
-def admin(browser, url, secrets):
-    fields = form(browser.get(f"{url}/login").text)
-    assert browser.post(f"{url}/login", data={**fields, "username": "admin", "password": secrets["admin_password"]}).ok
-    assert "/u/admin" in browser.get(f"{url}/").text
-    return browser
 
 
 @pytest.mark.parametrize(("path", "kind"), [("/", "sync"), ("/register", "gevent"), ("/api/v3/grabtitle", "gevent"), ("/_ref/whoami", "sync")])
@@ -34,7 +21,7 @@ def test_static_files_come_from_nginx(browser, url):
     assert answer.headers["Access-Control-Allow-Origin"] == "*" and answer.headers["Server"].startswith("nginx")
 
 
-def test_post_is_written_announced_over_a_websocket_and_read_back(admin, url):
+def test_post_is_written_announced_over_a_websocket_and_read_back(admin, write_post, url):
     heard = []
     client = socketio.Client(ssl_verify=False)
     client.on("thread", heard.append, namespace="/snt")
@@ -43,9 +30,7 @@ def test_post_is_written_announced_over_a_websocket_and_read_back(admin, url):
     client.emit("subscribe", {"target": "/all/new"}, namespace="/snt")
     time.sleep(1)
     title = f"A post of {time.time()}"
-    fields = form(admin.get(f"{url}/submit/text/welcome").text)
-    answer = admin.post(f"{url}/submit/text/welcome", data={**fields, "sub": "welcome", "title": title, "content": "hello"}, allow_redirects=False)
-    assert answer.status_code == 302
+    write_post(admin, title)
     deadline = time.time() + 10
     while not heard and time.time() < deadline:
         time.sleep(0.1)

@@ -1,0 +1,84 @@
+"""Whom the application believes it talks to: 0 to 3 real proxies in front, honest and forged headers, IPv4 and IPv6."""
+
+import json
+import re
+
+import pytest
+
+CLIENT = {4: "203.0.113.10", 6: "2001:db8:c::10"}
+SITE = {4: "198.51.100.100", 6: "2001:db8:f::100"}
+PORT, HOPS = 8444, 3
+FORGED = "192.0.2.66"
+HEADERS = {
+    "honest": [],
+    "forged": [f"X-Forwarded-For: {FORGED}"],
+    "forged chain": [f"X-Forwarded-For: {FORGED}, 192.0.2.67, 192.0.2.68, 192.0.2.69"],
+    "duplicated": [f"X-Forwarded-For: {FORGED}", "X-Forwarded-For: 192.0.2.67"],
+    "claims a proxy": ["X-Forwarded-For: 192.0.2.66, 198.51.100.1, 2001:db8:f::1"],
+    "no address": ["X-Forwarded-For: unix:, localhost"],
+}
+
+
+def proxy(family: int, number: int) -> str:
+    return {4: f"198.51.100.{number}", 6: f"2001:db8:f::{number}"}[family]
+
+
+def bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+@pytest.fixture(scope="module")
+def chain(on_host):
+    """Proxies on addresses of their own: number 1 asks the site, number 2 asks number 1, and so on."""
+    servers = []
+    for family in (4, 6):
+        for number in range(1, HOPS + 1):
+            ahead = f"https://{bracketed(SITE[family])}:{PORT}" if number == 1 else f"http://{bracketed(proxy(family, number - 1))}:8081"
+            servers.append(f"""server {{ listen {bracketed(proxy(family, number))}:8081; location / {{
+                proxy_pass {ahead}; proxy_bind {proxy(family, number)}; proxy_ssl_server_name on; proxy_ssl_name localhost;
+                proxy_set_header Host localhost:{PORT}; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }}""")
+    addresses = [*CLIENT.values(), *SITE.values(), *(proxy(family, number) for family in (4, 6) for number in range(1, HOPS + 1))]
+    on_host("; ".join(f"ip address replace {address} dev lo" for address in addresses))
+    on_host("cat > /etc/nginx/conf.d/hops.conf && nginx -t -q && systemctl reload nginx", stdin="\n".join(servers))
+    yield
+    on_host("rm /etc/nginx/conf.d/hops.conf && systemctl reload nginx; " + "; ".join(f"ip address delete {address} dev lo" for address in addresses))
+
+
+def ask(on_host, family: int, hops: int, headers: list[str], path: str = "/_ref/whoami", times: int = 1) -> list[tuple[int, str]]:
+    """Status and body of each answer to the client's requests through so many proxies."""
+    address = f"http://{bracketed(proxy(family, hops))}:8081" if hops else f"https://localhost:{PORT}"
+    command = ["curl", "-sk", "--interface", CLIENT[family], "-w", "<<%{http_code}>>", "-H", f"Host: localhost:{PORT}"]
+    command += ["--connect-to", f"localhost:{PORT}:{bracketed(SITE[family])}:{PORT}"] if not hops else []
+    for header in headers:
+        command += ["-H", header]
+    quoted = " ".join(f"'{word}'" for word in [*command, *[address + path] * times])
+    return [(int(code), body) for body, code in re.findall(r"(.*?)<<(\d{3})>>", on_host(quoted), re.DOTALL)]
+
+
+@pytest.mark.parametrize("hops", range(HOPS + 1))
+def test_application_knows_the_client_whatever_it_claims(chain, on_host, run_site, flush_limits, hops):
+    proxies = [{"name": f"proxy {number}", "addresses": [f"{proxy(4, number)}/32", f"{proxy(6, number)}/128"]} for number in range(hops, 0, -1)]
+    run_site({"throat_proxies": proxies}, "--tags", "throat_gunicorn,nginx")
+    assert on_host("systemctl show -p Environment throat-sync").count(f"SITE_TRUSTED_PROXY_COUNT={hops + 1}") == 1
+    seen = {}
+    for family in (4, 6):
+        for name, headers in HEADERS.items():
+            ((code, body),) = ask(on_host, family, hops, headers)
+            seen[family, name] = json.loads(body)["remote_addr"] if code == 200 else code
+            print(f"{hops} proxies, IPv{family}, {name:15}: {seen[family, name]}")
+    assert seen == {(family, name): CLIENT[family] for family, name in seen}
+
+    # Nor does it escape its rate limit: 60 a minute, whatever it claims to be.
+    for family in (4, 6):
+        flush_limits()
+        codes = [code for number in range(7) for code, _ in ask(on_host, family, hops, [f"X-Forwarded-For: 192.0.2.{number}"], "/all/new", 10)]
+        assert codes == [200] * 60 + [429] * 10
+
+
+def test_client_that_comes_past_the_proxies_is_not_believed(chain, on_host, run_site, flush_limits):
+    proxies = [{"name": "load balancer", "addresses": ["198.51.100.1/32"]}]
+    run_site({"throat_proxies": proxies}, "--tags", "throat_gunicorn,nginx")
+    for headers in HEADERS.values():
+        ((code, body),) = ask(on_host, 4, 0, headers)
+        assert (code, json.loads(body)["remote_addr"]) == (200, CLIENT[4])
+    run_site({}, "--tags", "throat_gunicorn,nginx")
