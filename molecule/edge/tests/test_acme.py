@@ -49,7 +49,7 @@ def test_first_certificate_and_nothing_to_do_afterwards(acme, run_acme):
 def test_renewal_is_served_and_drops_no_connection(acme):
     before = issuer(acme)
     assert acme.check_output("systemctl is-enabled certbot.timer") == "enabled"
-    # One client asks on, over one kept connection after the other, while the certificate is renewed and nginx reloads.
+    # A client asks on, each time over a new connection, while the certificate is renewed and nginx reloads.
     loop = subprocess.Popen(
         ["docker", "exec", "throat-stack-acme", "sh", "-c",
          "while [ ! -e /run/stop ]; do curl -sk -o /dev/null -w '%{http_code}\\n' --resolve site.example.com:443:127.0.0.1 https://site.example.com/static/index.html; done"],
