@@ -23,6 +23,7 @@ test: lint unit molecule ## run every test
 lint: tools ## check the style of everything
 	$(RUN) yamllint --strict .
 	$(RUN) ansible-lint --offline
+	$(RUN) antsibull-changelog lint
 
 .PHONY: unit
 unit: tools ## test the arithmetic and the argument specifications
