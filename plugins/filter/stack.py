@@ -36,5 +36,6 @@ class FilterModule:
             workers.units,
             workers.upstreams,
             workers.worker_errors,
+            workers.worker_states,
         )
         return {function.__name__: _filter(function) for function in functions}

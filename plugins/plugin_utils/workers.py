@@ -94,3 +94,25 @@ def units(workers: Sequence[Mapping[str, Any]], local_services: Sequence[str] = 
     if "redis-server.service" in local_services:
         made.append({"name": FOLLOWER, "template": f"{FOLLOWER}.j2", "worker": None})
     return made
+
+
+def worker_states(
+    workers: Sequence[Mapping[str, Any]], modified: Mapping[str, float], config: str, current: float, rewritten: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return what each worker needs: {name: "restarted", "reloaded" or "started"}.
+
+    Decided by what is on disk, so that a run that was interrupted after a change is made good by the next one.
+    modified: path to seconds of the last change, of the units, of config.yaml and of /run/throat/throat-<name>.started, which systemd touches
+    whenever it starts or reloads the worker; config: path of config.yaml; current: when the live release was switched;
+    rewritten: units that this run has written since.
+    """
+    states = {}
+    for worker in workers:
+        unit = f"throat-{worker['name']}"
+        began = modified.get(f"/run/throat/{unit}.started", 0.0)
+        files = [modified.get(f"/etc/systemd/system/{unit}.{kind}", 0.0) for kind in ("socket", "service")]
+        if unit in rewritten or max(*files, current) > began:
+            states[worker["name"]] = "restarted"
+        else:
+            states[worker["name"]] = "reloaded" if modified.get(config, 0.0) > began else "started"
+    return states

@@ -227,3 +227,20 @@ def test_override_replaces_a_rule_of_the_application():
 def test_unknown_converter_is_named():
     with pytest.raises(ValueError, match="/a/<uuid:b>: the converter uuid is not known"):
         routes.rule_location("/a/<uuid:b>")
+
+
+@pytest.mark.parametrize(
+    ("modified", "current", "rewritten", "state"),
+    [
+        ({"/run/throat/throat-sync.started": 9, "/etc/throat/config.yaml": 5, "/etc/systemd/system/throat-sync.service": 5}, 5, [], "started"),
+        ({"/run/throat/throat-sync.started": 9, "/etc/throat/config.yaml": 10, "/etc/systemd/system/throat-sync.service": 5}, 5, [], "reloaded"),
+        ({"/run/throat/throat-sync.started": 9, "/etc/throat/config.yaml": 5, "/etc/systemd/system/throat-sync.service": 10}, 5, [], "restarted"),
+        ({"/run/throat/throat-sync.started": 9, "/etc/systemd/system/throat-sync.socket": 10}, 5, [], "restarted"),
+        ({"/run/throat/throat-sync.started": 9}, 10, [], "restarted"),
+        ({"/run/throat/throat-sync.started": 9}, 5, ["throat-sync"], "restarted"),
+        ({"/run/throat/throat-sync.started": 9}, 5, ["throat-gevent"], "started"),
+        ({}, 5, [], "restarted"),
+    ],
+)
+def test_worker_gets_what_the_files_on_disk_ask_for(modified, current, rewritten, state):
+    assert workers.worker_states([{"name": "sync"}], modified, "/etc/throat/config.yaml", current, rewritten) == {"sync": state}

@@ -52,10 +52,41 @@ def test_changed_connections_restart_that_worker_alone(host, run_site, restarted
     assert "--worker-connections 41" in host.check_output("tr '\\0' ' ' < /proc/$(systemctl show -p MainPID --value throat-gevent)/cmdline")
 
 
+def test_change_that_an_interrupted_run_did_not_apply_is_applied_by_the_next(host, run_site, restarted):
+    # As if the run had died right after it wrote the file.
+    host.check_output("sleep 1; touch /etc/throat/config.yaml")
+    assert run_site({}, "--tags", "throat_gunicorn").changed == 1
+    assert restarted() == set()  # reloaded, which is enough for config.yaml
+    host.check_output("sleep 1; touch /etc/systemd/system/throat-gevent.service")
+    run_site({}, "--tags", "throat_gunicorn")
+    assert restarted() == {"throat-gevent"}
+    assert run_site().changed == 0
+
+
+def test_worker_moves_to_another_socket(host, run_site, restarted, workers, answers_again):
+    moved = [{**worker, "listen": "127.0.0.1:5055"} if worker["name"] == "sync" else worker for worker in workers]
+    run_site({"throat_gunicorn_workers": moved})
+    assert restarted() == {"throat-sync"}
+    assert host.socket("tcp://127.0.0.1:5055").is_listening and not host.file("/run/throat/sync.sock").exists
+    answers_again(5)
+    run_site()
+    assert host.file("/run/throat/sync.sock").exists and not host.socket("tcp://127.0.0.1:5055").is_listening
+    answers_again(5)
+
+
+def test_check_mode_tells_what_would_be_done_to_the_sites_database(run_site):
+    run = run_site({"throat_gunicorn_site_settings": {"name": "Another name"}}, "--check", "--tags", "throat_gunicorn")
+    assert run.changed == 1 and "site.name" in run.said
+    assert run_site().changed == 0
+
+
 def test_removed_worker_loses_its_unit_and_its_upstream(host, run_site, workers, browser, url):
+    # A unit of the operator's own stays, whatever its name.
+    host.check_output("printf '[Service]\\nExecStart=/bin/true\\n' > /etc/systemd/system/throat-backup.service")
     run_site({"throat_gunicorn_workers": [worker for worker in workers if worker["name"] != "gevent"]})
     assert host.run("systemctl list-units --all --no-legend 'throat-gevent*'; systemctl list-unit-files --no-legend 'throat-gevent*'").stdout == ""
     assert not host.file("/run/throat/gevent.sock").exists
+    host.check_output("rm /etc/systemd/system/throat-backup.service")
     assert "throat_gevent" not in host.check_output("nginx -T 2>/dev/null")
     answer = browser.get(f"{url}/register")
     assert (answer.status_code, answer.headers["X-Ref-Worker"]) == (200, "socketio")

@@ -32,6 +32,12 @@ def test_wrong_input_is_refused_before_anything_changes(run_site, variables, sai
     assert run.changed == 0 and "argument_spec_data" not in run.output
 
 
+def test_setting_that_the_application_does_not_have_is_named(run_site):
+    run = run_site({"throat_gunicorn_site_settings": {"requires_captchas": False}}, check=False)
+    assert run.returncode != 0 and run.changed == 0
+    assert "throat_gunicorn_site_settings: requires_captchas: Throat has no such setting; did you mean require_captchas?" in run.said
+
+
 def test_missing_secrets_of_the_production_inventory_are_named(run_site):
     run = run_site(inventory=ROOT / "inventories/prod", check=False)
     assert run.returncode != 0 and run.changed == 0

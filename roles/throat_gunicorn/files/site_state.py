@@ -8,6 +8,7 @@ Prints one JSON object:
   differences         what is (report) or was (apply) not as declared, without secrets
 Exit status 1 and one line on stderr when the database cannot be brought to the declared state.
 """
+import difflib
 import json
 import pathlib
 import sys
@@ -64,7 +65,9 @@ def settings(cursor, desired, apply):
     keys = {f"site.{name}": as_stored(value) for name, value in desired.items()}
     unknown = sorted(set(keys) - set(stored))
     if unknown:
-        sys.exit(f"throat_gunicorn_site_settings: Throat has no setting {', '.join(k[5:] for k in unknown)}")
+        near = difflib.get_close_matches(unknown[0], stored, n=1)
+        advice = f"did you mean {near[0][5:]}?" if near else f"known are {', '.join(sorted(key[5:] for key in stored))}"
+        sys.exit(f"throat_gunicorn_site_settings: {unknown[0][5:]}: Throat has no such setting; {advice}")
     different = sorted(key for key, value in keys.items() if stored[key] != value)
     for key in different if apply else ():
         cursor.execute("UPDATE site_metadata SET value = %s WHERE key = %s", (keys[key], key))
