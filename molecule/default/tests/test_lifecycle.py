@@ -50,6 +50,8 @@ def test_changed_connections_restart_that_worker_alone(host, run_site, restarted
     run_site({"throat_gunicorn_workers": altered})
     assert restarted() == {"throat-gevent"}
     assert "--worker-connections 41" in host.check_output("tr '\\0' ' ' < /proc/$(systemctl show -p MainPID --value throat-gevent)/cmdline")
+    run_site()
+    assert restarted() == {"throat-gevent"}
 
 
 def test_change_that_an_interrupted_run_did_not_apply_is_applied_by_the_next(host, run_site, restarted):
@@ -148,6 +150,18 @@ def test_release_comes_from_an_archive_or_from_git(host, run_site, archive, repo
     assert run_site(branch).changed == 0
     run_site()
     answers_again(5)
+
+
+def test_new_route_of_a_release_is_known_to_nginx_in_the_same_run(tmp_path, run_site, browser, url):
+    release = shutil.copytree(APP, tmp_path / "release")
+    with (release / "app/views.py").open("a") as file:
+        file.write('\n\n@site.get("/_ref/new/<int:number>")\n@gevent_required\ndef new_route(number):\n    return str(number)\n')
+    assert browser.get(f"{url}/_ref/new/7").headers["X-Ref-Worker"] == "sync"
+    run_site({"throat_gunicorn_source": str(release)})
+    answer = browser.get(f"{url}/_ref/new/7")
+    assert (answer.status_code, answer.text, answer.headers["X-Ref-Worker"]) == (200, "7", "gevent")
+    run_site()
+    assert browser.get(f"{url}/_ref/new/7").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,13 @@ def test_word_that_is_neither_on_nor_off_is_refused(run_site):
     assert run.returncode != 0 and run.changed == 0 and "maintenance: maybe, but must be on or off" in run.said
 
 
+def test_site_that_cannot_be_proven_closed_is_opened_again(run_site, browser, url):
+    unreachable = {"throat_check_url": "https://localhost:1"}
+    run = run_site(unreachable, "-e", "maintenance=on", playbook="playbooks/maintenance.yml", check=False)
+    assert run.returncode != 0 and "The site is open; it could not be closed" in run.said
+    assert browser.get(f"{url}/").status_code == 200
+
+
 @pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0])
 def test_play_that_is_killed_leaves_the_site_open_or_closed_and_whole(scenario, run_site, browser, url, seconds):
     command = ["ansible-playbook", "-i", scenario / "inventory", "playbooks/maintenance.yml", "-e", "maintenance=on"]
