@@ -31,7 +31,6 @@ class FilterModule:
             database.scram_verifier,
             routes.async_locations,
             routes.parse_route_list,
-            routes.rule_location,
             workers.complete_workers,
             workers.units,
             workers.upstreams,

@@ -21,7 +21,7 @@ def visitor(url, flush_limits):
         session = requests.Session()
         session.verify, session.trust_env = False, False
         while not stop.is_set():
-            # Another address of loopback each time would be one client to the application all the same; so it asks slowly enough.
+            # A page that reads the database and that the application does not limit.
             answer = session.get(f"{url}/_ref/sleep?s=0")
             seen.append((time.monotonic(), answer.status_code, "Retry-After" in answer.headers))
             time.sleep(0.05)
