@@ -50,6 +50,12 @@ bench-edge: tools ## measure the edge: static files, compression, and the way to
 	@molecule/shared/host/build 12
 	$(RUN) tests/bench/edge
 
+.PHONY: bench-db
+bench-db: tools ## measure a database connection per request, by the way that it takes
+	@bin/ensure-docker
+	@molecule/shared/host/build 12
+	$(RUN) tests/bench/db
+
 .PHONY: clean
 clean: ## remove everything that demo and test have made
 	-docker ps --all --quiet --filter label=throat.stack=1 | xargs --no-run-if-empty docker rm --force --volumes

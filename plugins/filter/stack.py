@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import build, database, routes, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import budget, build, database, routes, workers
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,6 +25,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
+            budget.connection_budget,
             build.override_npm_lock,
             build.override_requirements,
             database.postgres_memory,

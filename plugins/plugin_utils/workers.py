@@ -15,6 +15,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     # An open websocket uses up the whole graceful timeout, so it is short.
     "socketio": {"processes": 1, "connections": 1000, "graceful_timeout": 5},
 }
+# Websockets ask the database now and then, so that a pool of this size serves thousands of them.
+SOCKETIO_POOL = 10
 # What proves that a worker serves: a page read from the database, or (socketio) a handshake.
 HEALTH_PATHS = {"sync": "/all/new", "gevent": "/all/new", "socketio": "/socket.io/?EIO=4&transport=polling"}
 # Restarts the async workers after Redis.
@@ -27,6 +29,8 @@ def complete_workers(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     for worker in workers:
         entry = {"listen": f"/run/throat/{worker['name']}.sock", "environment": {}, **DEFAULTS[worker["class"]]}
         entry.update({key: value for key, value in worker.items() if value is not None})
+        served = int(entry["threads"] if entry["class"] == "sync" else entry["connections"])
+        entry.setdefault("database_connections", min(served, SOCKETIO_POOL) if entry["class"] == "socketio" else served)
         entry["health_path"] = HEALTH_PATHS[entry["class"]]
         completed.append(entry)
     return completed
@@ -55,9 +59,10 @@ def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
             errors.append(f"{where}: connections is {worker['connections']}, but a sync worker takes processes and threads; remove the line")
         if kind != "sync" and worker.get("threads") not in (None, 1, "1"):
             errors.append(f"{where}: threads is {worker['threads']}, but only a sync worker has threads; remove the line")
-        for option in ("processes", "threads", "connections"):
-            if worker.get(option) is not None and int(worker[option]) < 1:
-                errors.append(f"{where}: {option} is {worker[option]}, but must be 1 or more")
+        for option in ("processes", "threads", "connections", "database_connections"):
+            value = worker.get(option)
+            if value is not None and not (str(value).isdecimal() and int(value) >= 1):
+                errors.append(f"{where}: {option} is {value}, but must be a whole number of 1 or more")
     kinds = [worker.get("class") for worker in workers]
     if not {"gevent", "socketio"} & set(kinds):
         errors.append("throat_gunicorn_workers: no gevent or socketio worker, but log-in and posting need one; add a worker of class socketio")

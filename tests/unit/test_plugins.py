@@ -124,7 +124,7 @@ def test_every_worker_set_of_the_design_is_accepted(entries):
         ([*GOOD, {"name": "sync", "class": "gevent"}], "named twice"),
         ([*GOOD, {"name": "A b", "class": "gevent"}], "rename it"),
         ([*GOOD, {"name": "follow-redis", "class": "gevent"}], "belongs to a unit of the role; rename it"),
-        ([*GOOD, {"name": "g", "class": "gevent", "connections": 0}], "must be 1 or more"),
+        ([*GOOD, {"name": "g", "class": "gevent", "connections": 0}], "must be a whole number of 1 or more"),
         ([*GOOD, {"name": "g", "class": "gevent", "threads": 4}], "only a sync worker has threads"),
     ],
 )

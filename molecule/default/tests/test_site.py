@@ -75,6 +75,6 @@ def test_only_the_application_may_read_its_secrets(host):
     assert host.check_output("grep -rlFf /run/needle /etc/systemd /proc/[0-9]*/cmdline 2>/dev/null || true") == ""
 
 
-def test_postgres_admits_the_application_only_by_scram(host):
+def test_postgres_admits_the_application_only_by_scram_or_its_system_user(host):
     rules = json.loads(host.check_output("""su postgres -c "psql -Atc \\"SELECT json_agg(auth_method) FROM pg_hba_file_rules WHERE 'throat' = ANY(database)\\"" """))
-    assert set(rules) == {"scram-sha-256", "reject"}
+    assert set(rules) == {"scram-sha-256", "peer", "reject"}

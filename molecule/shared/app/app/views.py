@@ -233,6 +233,14 @@ def sleep():
     return jsonify(slept=seconds)
 
 
+@site.get("/_ref/gevent/sleep")
+@limiter.exempt
+@gevent_required
+def gevent_sleep():
+    """The same, on a route of the async workers."""
+    return sleep()
+
+
 @socketio.on("connect", namespace="/snt")
 def connected():
     emit("uinfo", {"name": getattr(current_user, "name", None)})

@@ -1,0 +1,68 @@
+"""More requests at once than the server has connections, with each way to pool: they wait, and none fails."""
+
+import re
+
+import pytest
+import yaml
+
+SOCKETIO_OF_TEN = {"name": "socketio", "class": "socketio", "connections": 10}
+# A way to pool, and what has to be set with it: without a pool each connection of the socketio worker counts.
+MODES = {
+    "none": lambda workers: {"throat_gunicorn_workers": [*workers[:2], SOCKETIO_OF_TEN]},
+    "peewee": lambda workers: {},
+    # The last, so that the other tests find the site as it was converged.
+    "pgbouncer": lambda workers: {},
+}
+
+
+@pytest.fixture(scope="module")
+def entries(scenario):
+    """The worker entries of the inventory."""
+    return next(iter(yaml.safe_load((scenario / "inventory/hosts.yml").read_text())["throat"]["hosts"].values()))["throat_gunicorn_workers"]
+
+
+def application_share(output: str) -> int:
+    """Server connections of the application, by the table that the run printed."""
+    needed, _limit = re.search(r"sum, of postgres_max_connections\s+(\d+) of (\d+)", output).groups()
+    return int(needed) - 13
+
+
+@pytest.fixture(scope="module", params=list(MODES))
+def mode(request, run_site, entries):
+    """The site with one way to pool: (its name, server connections that the budget grants)."""
+    run = run_site({"throat_database_pooling": request.param, **MODES[request.param](entries)})
+    assert run_site({"throat_database_pooling": request.param, **MODES[request.param](entries)}, "--check").changed == 0
+    return request.param, application_share(run.output)
+
+
+def test_no_request_fails_and_the_budget_holds(mode, send_load, watch_connections):
+    name, granted = mode
+    with watch_connections() as counts:
+        load = send_load()
+    print(f"{name}: {load}; server connections: at most {max(counts)} of {granted} in {len(counts)} samples")
+    assert load.failed == 0 and len(load.seconds) == 750
+    assert 5 < max(counts) <= granted < 50
+
+
+@pytest.fixture
+def unbounded(run_site, on_host, entries):
+    """No pool, and the gevent worker with gunicorn's default of connections, which the playbook would refuse."""
+    variables = {"throat_database_pooling": "none", "throat_gunicorn_workers": [entries[0], SOCKETIO_OF_TEN, {**entries[1], "connections": 1000}]}
+    refused = run_site(variables, check=False)
+    assert refused.returncode != 0 and refused.changed == 0
+    assert "postgres_max_connections on throat-stack-database: 50 is less than the 1025 connections that can reach the server" in refused.said
+    run_site({"throat_database_pooling": "none", **MODES["none"](entries)})
+    on_host(
+        "mkdir /etc/systemd/system/throat-gevent.service.d && cd /etc/systemd/system && "
+        "(echo [Service]; echo ExecStart=; sed -n '/^ExecStart=/,/throat_prod/p' throat-gevent.service | sed 's/--worker-connections 20/--worker-connections 1000/') "
+        "> throat-gevent.service.d/control.conf && systemctl daemon-reload && systemctl restart throat-gevent"
+    )
+    yield
+    on_host("rm -r /etc/systemd/system/throat-gevent.service.d && systemctl daemon-reload && systemctl restart throat-gevent")
+    run_site()
+
+
+def test_control_without_pool_and_limit_fails(unbounded, send_load):
+    load = send_load()
+    print(f"control, no pool and worker_connections 1000: {load}")
+    assert load.failed > 20
