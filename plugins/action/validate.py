@@ -29,8 +29,9 @@ class ActionModule(ActionBase):
         )
         task_vars = task_vars or {}
         spec = pathlib.Path(options["spec"])
-        named = {name: self._templar.template(task_vars[name]) for name in task_vars if name.startswith(options["prefix"])}
-        errors = argument_errors(yaml.safe_load(spec.read_text()), options["prefix"], named, options["ignore"])
+        ours = [name for name in task_vars if name.startswith(options["prefix"]) and not name.startswith(tuple(options["ignore"]))]
+        named = {name: self._templar.template(task_vars[name]) for name in ours}
+        errors = argument_errors(yaml.safe_load(spec.read_text()), named)
 
         meta = spec.with_name("main.yml")
         facts = task_vars.get("ansible_facts") or {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import budget, build, database, routes, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import budget, build, database, routes, topology, workers
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,6 +32,9 @@ class FilterModule:
             database.scram_verifier,
             routes.async_locations,
             routes.parse_route_list,
+            topology.address_errors,
+            topology.as_network,
+            topology.host_addresses,
             workers.complete_workers,
             workers.units,
             workers.upstreams,

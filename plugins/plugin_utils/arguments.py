@@ -7,7 +7,7 @@ type errors and does not see misspelt names. This one is for the person who read
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -34,19 +34,15 @@ def secret_values(options: Mapping[str, Any], values: Any) -> set[str]:
     return found
 
 
-def argument_errors(spec: Mapping[str, Any], prefix: str, variables: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:
+def argument_errors(spec: Mapping[str, Any], variables: Mapping[str, Any]) -> list[str]:
     """Return one line per error, empty when all is well.
 
     spec: content of meta/argument_specs.yml; its entry point "main" is used.
-    prefix: what the role's variables begin with, for example "nginx_".
-    variables: name to value of all variables that begin with the prefix.
-    ignore: prefixes of other owners that begin with this one.
+    variables: name to value of all variables that begin with the role's name.
     """
     options = spec["argument_specs"]["main"]["options"]
     errors = []
     for name in sorted(set(variables) - set(options)):
-        if any(name.startswith(other) for other in ignore):
-            continue
         near = difflib.get_close_matches(name, options, n=1)
         advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(options))}"
         errors.append(f"{name}: no such variable; {advice}")

@@ -27,7 +27,7 @@ SPEC = {
 
 
 def errors(**variables):
-    return arguments.argument_errors(SPEC, "nginx_", {"nginx_password": "correct horse", **variables})
+    return arguments.argument_errors(SPEC, {"nginx_password": "correct horse", **variables})
 
 
 def test_valid_arguments_have_no_errors():
@@ -39,12 +39,12 @@ def test_misspelt_variable_is_named_with_the_nearest_known_one():
 
 
 def test_missing_secret_is_named_with_its_remedy():
-    (line,) = arguments.argument_errors(SPEC, "nginx_", {"nginx_password": ""})
+    (line,) = arguments.argument_errors(SPEC, {"nginx_password": ""})
     assert line == "nginx_password: not set, but required (Secret of nginx). It is a secret: keep it in a vault."
 
 
 def test_secret_of_the_example_is_refused():
-    (line,) = arguments.argument_errors(SPEC, "nginx_", {"nginx_password": "change-me"})
+    (line,) = arguments.argument_errors(SPEC, {"nginx_password": "change-me"})
     assert line.startswith("nginx_password: still the example's change-me;")
 
 

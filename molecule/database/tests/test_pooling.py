@@ -30,8 +30,10 @@ def application_share(output: str) -> int:
 @pytest.fixture(scope="module", params=list(MODES))
 def mode(request, run_site, entries):
     """The site with one way to pool: (its name, server connections that the budget grants)."""
-    run = run_site({"throat_database_pooling": request.param, **MODES[request.param](entries)})
-    assert run_site({"throat_database_pooling": request.param, **MODES[request.param](entries)}, "--check").changed == 0
+    variables = {"throat_database_pooling": request.param, **MODES[request.param](entries)}
+    run = run_site(variables)
+    if request.param != "pgbouncer":  # whose second run is molecule/default's
+        assert run_site(variables, "--check").changed == 0
     return request.param, application_share(run.output)
 
 
