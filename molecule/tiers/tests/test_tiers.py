@@ -1,5 +1,6 @@
 """The database on another host: who is let in, and that nothing passes between them in the clear."""
 
+import json
 import subprocess
 
 import pytest
@@ -19,7 +20,7 @@ def ask_server(query: str) -> list[str]:
 
 
 @pytest.fixture(scope="module", params=["beside the application", "beside the database"])
-def pooler(request, run_site, scenario, answers_again):
+def pooler(request, run_site, scenario):
     """The host of PgBouncer; the second is reached by a change of the inventory alone."""
     if request.param == "beside the application":
         return APP
@@ -49,25 +50,28 @@ def test_every_connection_between_the_hosts_is_encrypted(pooler, answers_again, 
 
 
 def test_password_is_kept_only_where_it_is_needed(pooler, secrets):
-    found = on(APP, f"grep -rlF {secrets['database_password']} /etc || true").stdout.split()
-    assert found == (["/etc/pgbouncer/pgbouncer.ini"] if pooler == APP else ["/etc/throat/config.yaml"])
+    found = on(APP, f"grep -rlF {secrets['database_password']} /etc/throat /etc/systemd || true").stdout.split()
+    assert found == ([] if pooler == APP else ["/etc/throat/config.yaml"])
     assert on(DB, f"grep -rlF {secrets['database_password']} /etc || true").stdout == ""
 
 
+def connect(secrets, port: int, **options: str) -> subprocess.CompletedProcess:
+    """The application's driver, from its host to the database's."""
+    settings = {"host": "10.213.0.12", "port": port, "user": "throat", "dbname": "throat", "password": secrets["database_password"], **options}
+    return on(APP, f"/opt/throat/current/.venv/bin/python -c 'import psycopg2; psycopg2.connect(**{json.dumps(settings)})'", check=False)
+
+
 @pytest.mark.parametrize("port", [5432, 6432])
-def test_nobody_comes_in_the_clear(pooler, secrets, port):
+def test_nobody_comes_in_the_clear_or_believes_another_server(pooler, secrets, port):
     if port == 6432 and pooler == APP:
         assert on(APP, "ss -Hltn sport = :6432").stdout.split()[3] == "127.0.0.1:6432"
         return
-    plain = on(APP, f"PGPASSWORD={secrets['database_password']} psql 'host=10.213.0.12 port={port} user=throat dbname=throat sslmode=disable' -c 'SELECT 1'", check=False)
-    assert plain.returncode != 0
-    private = f"PGPASSWORD={secrets['database_password']} psql 'host=10.213.0.12 port={port} user=throat dbname=throat sslmode=verify-ca sslrootcert=%s' -Atc 'SELECT 1'"
-    on(APP, "install -m 644 /etc/ssl/certs/ssl-cert-snakeoil.pem /tmp/other.pem")
-    certificate = on(DB, "cat /etc/ssl/certs/ssl-cert-snakeoil.pem").stdout
-    on(APP, f"echo '{certificate}' > /tmp/right.pem")
-    assert on(APP, private % "/tmp/right.pem").stdout == "1\n"
-    impostor = on(APP, private % "/tmp/other.pem", check=False)
-    assert impostor.returncode != 0 and "certificate verify failed" in impostor.stderr
+    on(APP, "cp /etc/ssl/certs/ssl-cert-snakeoil.pem /tmp/other.pem")
+    trusted = {"sslmode": "verify-ca", "sslrootcert": "/etc/throat/database.pem"}
+    assert connect(secrets, port, **trusted).returncode == 0
+    assert connect(secrets, port, **trusted, password="wrong").returncode != 0
+    assert connect(secrets, port, sslmode="disable").returncode != 0
+    assert "certificate verify failed" in connect(secrets, port, **trusted | {"sslrootcert": "/tmp/other.pem"}).stderr
 
 
 def test_budget_counts_both_hosts(run_site):
