@@ -1,6 +1,8 @@
 """The connection budget: a table of inventories with the expected verdict, and rules that hold for whatever is derived."""
 
+import os
 import pathlib
+import subprocess
 
 import pytest
 import yaml
@@ -8,7 +10,8 @@ from ansible_collections.throat.stack.plugins.plugin_utils import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-DATA = pathlib.Path(__file__).parents[1] / "data/budgets.yml"
+ROOT = pathlib.Path(__file__).parents[2]
+DATA = ROOT / "tests/data/budgets.yml"
 CASES = yaml.safe_load(DATA.read_text())
 SYNC = {"name": "sync", "class": "sync", "processes": 2}
 GEVENT = {"name": "gevent", "class": "gevent", "connections": 40}
@@ -124,3 +127,14 @@ def test_limit_that_is_set_is_refused_exactly_when_it_is_too_small(case, spare):
             variables["postgres_max_connections"] = limit
         said = budget.violations(budget.derive(budget.read_site(hostvars, groups, DEFAULTS)))
         assert (said == []) == fits, said
+
+
+@pytest.mark.parametrize("environment", ["test", "prod"])
+def test_table_in_the_readme_is_what_the_playbook_prints(environment):
+    command = f"ansible-playbook -i inventories/{environment} playbooks/budget.yml"
+    done = subprocess.run(command.split(), cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, capture_output=True, text=True, check=True)
+    _, _, message = done.stdout.partition("msg: ")
+    printed = [line.strip() for line in message[message.index("Connection budget") :].split("PLAY RECAP")[0].splitlines()]
+    table = printed[: next(number for number, line in enumerate(printed) if line.startswith("sum, of")) + 1]
+    shown = (ROOT / "README.md").read_text().partition(f"$ {command}\n")[2].partition("```")[0]
+    assert [line.strip() for line in shown.strip().splitlines()] == table
