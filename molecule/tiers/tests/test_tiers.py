@@ -74,9 +74,13 @@ def test_nobody_comes_in_the_clear_or_believes_another_server(pooler, secrets, p
     assert "certificate verify failed" in connect(secrets, port, **trusted | {"sslrootcert": "/tmp/other.pem"}).stderr
 
 
-def test_budget_counts_both_hosts(run_site):
-    run = run_site(playbook="playbooks/budget.yml")
-    assert run.changed == 0 and "38 of 100" in run.output
+def test_budget_counts_both_hosts_whatever_the_limit(run_site):
+    for limit in ((), ("--limit", APP), ("--limit", DB)):
+        run = run_site(None, *limit, playbook="playbooks/budget.yml")
+        assert run.changed == 0 and "38 of 100" in run.output
+        refused = run_site({"postgres_max_connections": 13}, *limit, check=False)
+        assert refused.returncode != 0 and refused.changed == 0
+        assert "postgres_max_connections on throat-stack-db: 13 is less than the 14 connections that can reach the server" in refused.said
 
 
 def test_hosts_without_an_address_are_refused(run_site):
