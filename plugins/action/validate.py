@@ -9,7 +9,7 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.throat.stack.plugins.plugin_utils.arguments import argument_errors, platform_errors
+from ansible_collections.throat.stack.plugins.plugin_utils.arguments import argument_errors, misspelt_prefixes, platform_errors
 
 
 class ActionModule(ActionBase):
@@ -25,6 +25,7 @@ class ActionModule(ActionBase):
                 "spec": {"type": "path", "required": True},
                 "prefix": {"type": "str", "required": True},
                 "ignore": {"type": "list", "elements": "str", "default": []},
+                "siblings": {"type": "list", "elements": "path", "default": []},
             }
         )
         task_vars = task_vars or {}
@@ -32,6 +33,9 @@ class ActionModule(ActionBase):
         ours = [name for name in task_vars if name.startswith(options["prefix"]) and not name.startswith(tuple(options["ignore"]))]
         named = {name: self._templar.template(task_vars[name]) for name in ours}
         errors = argument_errors(yaml.safe_load(spec.read_text()), named)
+        siblings = [yaml.safe_load(pathlib.Path(path).read_text()) for path in options["siblings"]]
+        known = {name for sibling in siblings for name in sibling["argument_specs"]["main"]["options"]}
+        errors += misspelt_prefixes(task_vars, known)
 
         meta = spec.with_name("main.yml")
         facts = task_vars.get("ansible_facts") or {}

@@ -22,6 +22,11 @@ options:
     type: list
     elements: str
     default: []
+  siblings:
+    description: Paths of further specifications; a name that is one of their variables but for a letter or two of its prefix is refused as well.
+    type: list
+    elements: path
+    default: []
 author:
   - The throat.stack engineers (@Phuks-co)
 """

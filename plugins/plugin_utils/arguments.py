@@ -7,7 +7,7 @@ type errors and does not see misspelt names. This one is for the person who read
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -63,6 +63,19 @@ def argument_errors(spec: Mapping[str, Any], variables: Mapping[str, Any]) -> li
         for secret in secrets:
             message = message.replace(secret, "********")
         errors.append(message)
+    return errors
+
+
+def misspelt_prefixes(names: Iterable[str], known: Collection[str]) -> list[str]:
+    """Return one line for each name that is a known variable but for a letter or two of the role's name, like postgress_port."""
+    prefixes = tuple({f"{name.partition('_')[0]}_" for name in known})
+    errors = []
+    for name in sorted(names):
+        if name in known or name.startswith(prefixes):
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if near and name.partition("_")[2] == near[0].partition("_")[2]:
+            errors.append(f"{name}: no such variable; did you mean {near[0]}?")
     return errors
 
 

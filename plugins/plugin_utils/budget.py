@@ -20,6 +20,8 @@ POOLED = 100
 POOLED_BY_ONE = 25
 # Above this PostgreSQL spends its time on switching between processes.
 MANY = 500
+# With fewer connections than this a pool makes a busy site wait.
+SMALL_POOL = 5
 # Fewer browser tabs than this are a mistake on a public site.
 FEW_TABS = 200
 # Clients of a pooler beside the workers: commands of the application, operators, monitoring.
@@ -87,6 +89,8 @@ class Site:
     superuser_reserved: int = SUPERUSER_RESERVED
     headroom: int = 10
     pool_timeout: int = 20
+    # The limit of the server with which every pool has the size that it would get by itself.
+    wanted: int = 0
     # What could not be read.
     errors: tuple[str, ...] = ()
 
@@ -172,6 +176,12 @@ def read_site(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
             )
         )
 
+    if app_hosts and not servers:
+        needed = [(app_hosts, "throat_gunicorn_migration_database")]
+        needed.append((pooler_hosts, "pgbouncer_databases") if pooling == "pgbouncer" else (app_hosts, "throat_gunicorn_database"))
+        unset = [name for hosts, name in needed if any(name not in hostvars[host] for host in hosts)]
+        if unset:
+            errors.append(f"postgres: no host is in this group; add one, or name a server that is not in the inventory in {' and '.join(unset)}")
     server = servers[0] if servers else None
     settings = (hostvars[server].get("postgres_settings") or {}) if server else {}
     if "max_connections" in settings:
@@ -197,7 +207,8 @@ def derive(site: Site) -> Site:
     """Return the site with every value that nobody set; what was set is kept, whether it fits or not."""
     room = None if site.max_connections is None else site.max_connections - site.kept
     if site.pooling == "pgbouncer":
-        site = dataclasses.replace(site, poolers=tuple(_sized(site.poolers, room)))
+        roomy = dataclasses.replace(site, poolers=tuple(_sized(site.poolers, None)))
+        site = dataclasses.replace(site, poolers=tuple(_sized(site.poolers, room)), wanted=roomy.pooled + roomy.kept)
     if site.max_connections is None and site.server:
         needed = site.pooled + site.kept
         site = dataclasses.replace(site, max_connections=max(100, -(-needed // 10) * 10))
@@ -261,7 +272,9 @@ def violations(site: Site) -> list[str]:
 
 
 def _remedy(site: Site, needed: int) -> str:
-    raised = f"set it to {needed}"
+    raised = f"set it to {max(needed, site.wanted)}"
+    if site.wanted > needed:
+        raised += f" ({needed} is the least)"
     room = site.max_connections - site.kept
     if site.pooling != "pgbouncer":
         return f"{raised}, or throat_database_pooling to pgbouncer"
@@ -281,8 +294,15 @@ def warnings(site: Site) -> list[str]:
                 f"{worker.connections + 1} hangs; set it to the tabs that you expect, 1000 for example"
                 + (", and throat_database_pooling to pgbouncer, so that they do not count as database connections" if site.pooling == "none" else "")
             )
+    for pooler in site.poolers:
+        if pooler.default_pool_size < SMALL_POOL and site.max_connections is not None and site.wanted > site.max_connections:
+            lines.append(
+                f"pgbouncer_default_pool_size on {pooler.host}: postgres_max_connections of {site.max_connections} leaves {pooler.default_pool_size} for {pooler.clients} requests at once, "
+                f"which will wait for each other; set postgres_max_connections to {site.wanted}"
+            )
     if site.max_connections is not None and site.max_connections > MANY:
-        lines.append(f"postgres_max_connections: {site.max_connections} is more than PostgreSQL serves well, {MANY}" + ("; set throat_database_pooling to pgbouncer" if site.pooling != "pgbouncer" else ""))
+        advice = "lower it" if site.pooling == "pgbouncer" else f"set throat_database_pooling to pgbouncer (it is {site.pooling})"
+        lines.append(f"postgres_max_connections is {site.max_connections}: PostgreSQL runs a process for each, and more than {MANY} get in each other's way; {advice}")
     if site.max_connections is None and site.workers:
         lines.append(f"postgres_max_connections: not set, and no host is in the group postgres: make sure that your server admits {site.pooled + site.headroom} connections")
     return lines

@@ -21,7 +21,8 @@ def address_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
             if ipaddress.ip_address(address).is_loopback:
                 lines.append(f"throat_address of {host}: {address} is the host's own loopback; set it to the IP address at which the other hosts reach {host}")
         except ValueError:
-            lines.append(f"throat_address of {host}: {address} is no IP address; set it to the one at which the other hosts reach {host}")
+            said = "not set" if address == host else f"{address} is no IP address"
+            lines.append(f"throat_address of {host}: {said}; set it to the IP address at which the other hosts reach {host}")
         others = [other for other in found if other != host and found[other] == address]
         if others:
             lines.append(f"throat_address of {host}: {address} is that of {', '.join(others)} as well; give each host its own")

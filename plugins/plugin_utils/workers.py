@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     # An open websocket uses up the whole graceful timeout, so it is short.
     "socketio": {"processes": 1, "connections": 1000, "graceful_timeout": 5},
 }
+OPTIONS = ("name", "class", "processes", "threads", "connections", "database_connections", "listen", "graceful_timeout", "environment")
 # Websockets ask the database now and then, so that a pool of this size serves thousands of them.
 SOCKETIO_POOL = 10
 # What proves that a worker serves: a page read from the database, or (socketio) a handshake.
@@ -38,6 +40,8 @@ def complete_workers(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line per reason why this set of worker entries cannot serve Throat."""
+    if isinstance(workers, (str, Mapping)) or not all(isinstance(worker, Mapping) for worker in workers):
+        return ["throat_gunicorn_workers: no list of entries; begin each with a dash, as in '- {name: gevent, class: gevent}'"]
     errors = []
     names: set[str] = set()
     for worker in workers:
@@ -50,8 +54,11 @@ def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         if name in names:
             errors.append(f"{where}: named twice; give each entry a name of its own")
         names.add(name)
+        for option in set(worker) - set(OPTIONS):
+            near = difflib.get_close_matches(option, OPTIONS, n=1)
+            errors.append(f"{where}: {option}: no such option; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(OPTIONS)}"))
         if kind not in CLASSES:
-            errors.append(f"{where}: class is {kind}, but must be one of {', '.join(CLASSES)}")
+            errors.append(f"{where}: class is {kind or 'missing'}, but must be one of {', '.join(CLASSES)}")
             continue
         if kind == "socketio" and worker.get("processes") not in (None, 1, "1"):
             errors.append(f"{where}: processes is {worker['processes']}, but a socketio worker is always exactly 1 process; remove the line")
@@ -64,6 +71,8 @@ def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
             if value is not None and not (str(value).isdecimal() and int(value) >= 1):
                 errors.append(f"{where}: {option} is {value}, but must be a whole number of 1 or more")
     kinds = [worker.get("class") for worker in workers]
+    if set(kinds) - set(CLASSES):
+        return errors
     if not {"gevent", "socketio"} & set(kinds):
         errors.append("throat_gunicorn_workers: no gevent or socketio worker, but log-in and posting need one; add a worker of class socketio")
     elif "socketio" not in kinds:

@@ -23,7 +23,7 @@ def inventory(apps=1, poolers="own", servers=("db1",), workers=(SYNC, GEVENT, SO
     """(hostvars, groups) of a case; every host has the variables of all, as in an inventory's group "throat"."""
     app_hosts = [f"app{number + 1}" for number in range(apps)]
     groups = {"throat_gunicorn": app_hosts, "pgbouncer": app_hosts if poolers == "own" else list(poolers), "postgres": list(servers)}
-    common = {**(vars or {}), **({} if workers == "none" else {"throat_gunicorn_workers": list(workers)})}
+    common = {**(vars or {}), **({} if workers == "none" else {"throat_gunicorn_workers": workers if isinstance(workers, dict) else list(workers)})}
     return {host: {**common, **(hosts or {}).get(host, {})} for names in groups.values() for host in names}, groups
 
 

@@ -48,6 +48,15 @@ def test_secret_of_the_example_is_refused():
     assert line.startswith("nginx_password: still the example's change-me;")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("postgress_port", "postgres_port"), ("postgresql_port", "postgres_port"), ("ngnix_port", "nginx_port"), ("nginx_port", None), ("nginx_sever", None), ("port", None), ("mysql_port", None)],
+)
+def test_misspelt_role_is_recognised_by_the_rest_of_the_name(name, meant):
+    lines = arguments.misspelt_prefixes([name], {"postgres_port", "nginx_port"})
+    assert lines == ([f"{name}: no such variable; did you mean {meant}?"] if meant else [])
+
+
 META = {"galaxy_info": {"platforms": [{"name": "Debian", "versions": ["bookworm", "trixie"]}]}}
 
 

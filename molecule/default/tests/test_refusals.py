@@ -17,14 +17,18 @@ SOCKETIO = {"name": "socketio", "class": "socketio"}
     ("variables", "said"),
     [
         ({"nginx_sever_name": "x"}, "nginx_sever_name: no such variable; did you mean nginx_server_name?"),
-        ({"throat_gunicorn_workers": [{"name": "w", "class": "gevnt"}, SOCKETIO]}, "one of: sync, gevent, socketio, got: gevnt"),
+        ({"postgress_port": 5433}, "postgress_port: no such variable; did you mean postgres_port?"),
+        ({"nginx_tls_mode": "files", "nginx_tls_key": "/etc/ssl/private/mine.key"}, "nginx_tls_mode: files, but throat-stack-default has no /etc/ssl/private/mine.key"),
+        ({"throat_database_pooling": "pgpool"}, "value of throat_database_pooling must be one of: pgbouncer, peewee, none, got: pgpool"),
+        ({"postgres_max_connections": 13}, "postgres_max_connections on throat-stack-default: 13 is less than the 14 connections that can reach the server"),
+        ({"throat_gunicorn_workers": [{"name": "w", "class": "gevnt"}, SOCKETIO]}, "worker w: class is gevnt, but must be one of sync, gevent, socketio"),
         ({"throat_gunicorn_workers": [{**SOCKETIO, "processes": 2}]}, "always exactly 1 process"),
         ({"throat_gunicorn_workers": [{"name": "sync", "class": "sync"}]}, "no gevent or socketio worker"),
         ({"throat_redis_password": ""}, "throat_redis_password: not set, but required"),
         ({"throat_secret_key": "change-me"}, "throat_secret_key: still the example's change-me"),
         ({"throat_public_url": "throat.example.com"}, "throat_public_url: throat.example.com is no address"),
     ],
-    ids=["misspelt", "class", "processes", "no-async", "secret", "example-secret", "address"],
+    ids=["misspelt", "prefix", "certificate", "pooling", "budget", "class", "processes", "no-async", "secret", "example-secret", "address"],
 )
 def test_wrong_input_is_refused_before_anything_changes(run_site, variables, said):
     run = run_site(variables, check=False)
