@@ -111,13 +111,13 @@ def units(workers: Sequence[Mapping[str, Any]], local_services: Sequence[str] = 
 
 
 def worker_states(
-    workers: Sequence[Mapping[str, Any]], modified: Mapping[str, float], config: str, current: float, rewritten: Sequence[str] = ()
+    workers: Sequence[Mapping[str, Any]], modified: Mapping[str, float], configs: Sequence[str], current: float, rewritten: Sequence[str] = ()
 ) -> dict[str, str]:
     """Return what each worker needs: {name: "restarted", "reloaded" or "started"}.
 
     Decided by what is on disk, so that a run that was interrupted after a change is made good by the next one.
-    modified: path to seconds of the last change, of the units, of config.yaml and of /run/throat/throat-<name>.started, which systemd touches
-    whenever it starts or reloads the worker; config: path of config.yaml; current: when the live release was switched;
+    modified: path to seconds of the last change, of the units, of configs and of /run/throat/throat-<name>.started, which systemd touches
+    whenever it starts or reloads the worker; configs: paths of what gunicorn reads again at a reload; current: when the live release was switched;
     rewritten: units that this run has written since.
     """
     states = {}
@@ -128,5 +128,5 @@ def worker_states(
         if unit in rewritten or max(*files, current) > began:
             states[worker["name"]] = "restarted"
         else:
-            states[worker["name"]] = "reloaded" if modified.get(config, 0.0) > began else "started"
+            states[worker["name"]] = "reloaded" if max(modified.get(config, 0.0) for config in configs) > began else "started"
     return states

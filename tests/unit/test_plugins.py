@@ -252,4 +252,4 @@ def test_unknown_converter_is_named():
     ],
 )
 def test_worker_gets_what_the_files_on_disk_ask_for(modified, current, rewritten, state):
-    assert workers.worker_states([{"name": "sync"}], modified, "/etc/throat/config.yaml", current, rewritten) == {"sync": state}
+    assert workers.worker_states([{"name": "sync"}], modified, ["/etc/throat/config.yaml"], current, rewritten) == {"sync": state}

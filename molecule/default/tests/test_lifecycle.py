@@ -1,14 +1,18 @@
 """What an operator does to a running site: change a line of the inventory and run the playbook again."""
 
+import itertools
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+import requests
 
-from conftest import ROOT
+from conftest import PROBES, ROOT
 
 WORKERS = ["throat-sync", "throat-gevent", "throat-socketio"]
 UNITS = [*WORKERS, "nginx", "pgbouncer", "redis-server", "postgresql@15-main"]
@@ -184,6 +188,58 @@ def test_release_that_cannot_boot_is_named_and_the_one_before_serves(tmp_path, h
     answers_again(10)
     # And systemd does not hold the failed starts against the next ones.
     assert run_site().changed == 0
+
+
+@pytest.fixture
+def asked(url):
+    """Statuses of requests that are made all the while, to the sync and the gevent worker in turn."""
+    statuses: list[object] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            try:
+                statuses.append(requests.get(f"{url}/_ref/{'gevent/' * (number % 2)}sleep?s=0", verify=False, timeout=30).status_code)
+            except requests.RequestException as error:
+                statuses.append(error)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    yield statuses
+    done.set()
+    thread.join()
+
+
+def test_rollback_serves_the_release_before_and_never_the_bad_one_again(tmp_path, run_site, host, url, asked, flush_limits):
+    def serving() -> set[str]:
+        flush_limits()
+        return {requests.get(url + path, verify=False, timeout=30).headers["X-Throat-Release"] for path in PROBES}
+
+    (good,) = serving()
+    release = shutil.copytree(APP, tmp_path / "release")
+    (release / "migrations/900_later.py").write_text("def migrate(migrator, database, fake=False, **kwargs):\n    pass\n")
+    run_site({"throat_gunicorn_source": str(release)})
+    (bad,) = serving()
+    assert bad != good and f"release {bad}" in host.check_output("systemctl show -p StatusText throat-sync throat-gevent throat-socketio")
+
+    refused = run_site(playbook="playbooks/rollback.yml", check=False)
+    assert refused.returncode != 0 and refused.changed == 0
+    assert f"Release {bad} has changed the database by 900_later.py, which release {good} does not know" in refused.said
+    begun, start = len(asked), time.monotonic()
+    run_site({"across_migrations": True}, playbook="playbooks/rollback.yml")
+    print(f"rollback in {time.monotonic() - start:.0f} s; since the deploy began {len(asked)} requests, {len(asked) - begun} of them during the rollback")
+    assert serving() == {good} and len(asked) - begun > 50
+    assert [status for status in asked if status != 200] == []
+
+    again = run_site({"throat_gunicorn_source": str(release)}, check=False)
+    assert again.returncode != 0 and again.changed == 0
+    assert f"Release {bad} was rolled back and is marked as bad" in again.said
+    unknown = run_site({"throat_gunicorn_release": "0123456789ab"}, check=False)
+    assert unknown.returncode != 0 and "throat_gunicorn_release: 0123456789ab is not kept on throat-stack-default" in unknown.said
+    assert serving() == {good} and run_site().changed == 0
 
 
 def test_installed_artifact_works_outside_the_checkout(tmp_path, scenario, run_site):
