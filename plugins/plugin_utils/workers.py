@@ -115,18 +115,19 @@ def worker_states(
 ) -> dict[str, str]:
     """Return what each worker needs: {name: "restarted", "reloaded" or "started"}.
 
+    A reload goes over to the live release and the configuration of now; a changed unit needs a restart.
     Decided by what is on disk, so that a run that was interrupted after a change is made good by the next one.
     modified: path to seconds of the last change, of the units, of configs and of /run/throat/throat-<name>.started, which systemd touches
-    whenever it starts or reloads the worker; configs: paths of what gunicorn reads again at a reload; current: when the live release was switched;
-    rewritten: units that this run has written since.
+    whenever it starts or reloads the worker; configs: paths of what gunicorn reads at a start or reload; current: when the live release was switched,
+    infinite when this run has done it; rewritten: units that this run has written since.
     """
     states = {}
     for worker in workers:
         unit = f"throat-{worker['name']}"
         began = modified.get(f"/run/throat/{unit}.started", 0.0)
         files = [modified.get(f"/etc/systemd/system/{unit}.{kind}", 0.0) for kind in ("socket", "service")]
-        if unit in rewritten or max(*files, current) > began:
+        if unit in rewritten or max(files) > began:
             states[worker["name"]] = "restarted"
         else:
-            states[worker["name"]] = "reloaded" if max(modified.get(config, 0.0) for config in configs) > began else "started"
+            states[worker["name"]] = "reloaded" if max(current, *(modified.get(config, 0.0) for config in configs)) > began else "started"
     return states

@@ -245,10 +245,10 @@ def test_unknown_converter_is_named():
         ({"/run/throat/throat-sync.started": 9, "/etc/throat/config.yaml": 10, "/etc/systemd/system/throat-sync.service": 5}, 5, [], "reloaded"),
         ({"/run/throat/throat-sync.started": 9, "/etc/throat/config.yaml": 5, "/etc/systemd/system/throat-sync.service": 10}, 5, [], "restarted"),
         ({"/run/throat/throat-sync.started": 9, "/etc/systemd/system/throat-sync.socket": 10}, 5, [], "restarted"),
-        ({"/run/throat/throat-sync.started": 9}, 10, [], "restarted"),
+        ({"/run/throat/throat-sync.started": 9}, 10, [], "reloaded"),
         ({"/run/throat/throat-sync.started": 9}, 5, ["throat-sync"], "restarted"),
         ({"/run/throat/throat-sync.started": 9}, 5, ["throat-gevent"], "started"),
-        ({}, 5, [], "restarted"),
+        ({}, 5, [], "reloaded"),
     ],
 )
 def test_worker_gets_what_the_files_on_disk_ask_for(modified, current, rewritten, state):

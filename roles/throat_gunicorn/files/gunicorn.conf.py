@@ -1,22 +1,36 @@
 # Made by Ansible, edits are lost.
 # X-Throat=yes (by this line the playbook knows its own files)
-"""gunicorn's settings that are code: each answer, and systemctl status, name the release that really serves.
+"""gunicorn's settings that are code: how a worker service goes over to another release, and that each answer names the one that made it.
 
-gunicorn resolves "current" when it starts and stays there, reloads included; so does this name.
+"systemctl reload" sends SIGUSR2: the running master starts a second one beside itself, on the same socket. Only when the second serves
+is the first told to end; when it cannot boot, the first goes on as if nothing had been.
 """
 
 import os
+import pathlib
+import signal
 
 from gunicorn import systemd
 
+CURRENT = "/opt/throat/current"
+# gunicorn stays in the directory that "current" was when it started.
 RELEASE = os.path.basename(os.getcwd())
 
 
-def when_ready(server):
-    systemd.sd_notify(f"STATUS=release {RELEASE}", server.log)
+def pre_exec(server):
+    """In the process that becomes the second master: run what is current now, by its own interpreter."""
+    release = os.path.realpath(CURRENT)
+    python, gunicorn = f"{release}/.venv/bin/python", f"{release}/.venv/bin/gunicorn"
+    server.START_CTX.update({0: python, "args": [python, gunicorn, *server.START_CTX["args"][2:]], "cwd": release})
+    # systemd's protocol has the sockets begin at 3; gunicorn has moved them.
+    for number, listener in enumerate(server.LISTENERS):
+        os.dup2(listener.fileno(), systemd.SD_LISTEN_FDS_START + number)
+    # For "systemctl reload", which waits for the outcome; /tmp is the service's own.
+    pathlib.Path("/tmp/second").write_text(str(os.getpid()))
 
 
 def post_worker_init(worker):
+    """In each worker, which has imported the application by now."""
     serve = worker.wsgi
 
     def name_release(environ, start_response):
@@ -26,3 +40,7 @@ def post_worker_init(worker):
         return serve(environ, start)
 
     worker.wsgi = name_release
+    if worker.age == worker.cfg.workers:
+        systemd.sd_notify(f"MAINPID={os.getppid()}\nSTATUS=release {RELEASE}", worker.log)
+        if "GUNICORN_PID" in os.environ:
+            os.kill(int(os.environ["GUNICORN_PID"]), signal.SIGTERM)
