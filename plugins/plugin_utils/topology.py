@@ -13,8 +13,9 @@ def host_addresses(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
 
 
 def address_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return one line for each host of several that the others cannot be told apart by or admitted by address."""
-    found = host_addresses(hostvars, groups)
+    """Return one line for each host that others could not reach, or not tell apart, by its address; where one host has it all, none is needed."""
+    connected = {host for tier in ("postgres", "pgbouncer", "throat_gunicorn") for host in groups.get(tier, ())}
+    found = {host: address for host, address in host_addresses(hostvars, groups).items() if host in connected}
     lines = []
     for host, address in found.items() if len(found) > 1 else ():
         try:

@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import pytest
-from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, topology, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPEC = {
@@ -253,3 +253,24 @@ def test_unknown_converter_is_named():
 )
 def test_worker_gets_what_the_files_on_disk_ask_for(modified, current, rewritten, state):
     assert workers.worker_states([{"name": "sync"}], modified, ["/etc/throat/config.yaml"], current, rewritten) == {"sync": state}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "said"),
+    [
+        ({"app": {"ansible_host": "10.0.0.1"}, "db": {"throat_address": "2001:db8::1", "ansible_host": "db.example.com"}}, []),
+        ({"app": {"ansible_host": "10.0.0.1"}, "db": {}}, ["throat_address of db: not set"]),
+        ({"app": {"ansible_host": "10.0.0.1"}, "db": {"ansible_host": "db.example.com"}}, ["throat_address of db: db.example.com is no IP address"]),
+        ({"app": {"ansible_host": "10.0.0.1"}, "db": {"throat_address": "127.0.0.1"}}, ["127.0.0.1 is the host's own loopback"]),
+        ({"app": {"throat_address": "10.0.0.1"}, "db": {"throat_address": "10.0.0.1"}}, ["app: 10.0.0.1 is that of db", "db: 10.0.0.1 is that of app"]),
+    ],
+)
+def test_hosts_reach_each_other_by_address(addresses, said):
+    groups = {"throat": [*addresses, "web"], "throat_gunicorn": ["app"], "postgres": ["db"], "nginx": ["web"]}
+    lines = topology.address_errors({**addresses, "web": {}}, groups)
+    assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines))
+
+
+def test_one_host_needs_no_address():
+    groups = {"throat": ["only"], "throat_gunicorn": ["only"], "postgres": ["only"]}
+    assert topology.address_errors({"only": {}}, groups) == []
