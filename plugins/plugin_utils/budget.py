@@ -217,14 +217,16 @@ def derive(site: Site) -> Site:
 
 def _sized(poolers: Sequence[Pooler], room: int | None) -> list[Pooler]:
     """Return the poolers with their sizes, which share room server connections (None: as many as are useful)."""
-    given = sum(pooler.share for pooler in poolers if pooler.default_pool_size is not None and pooler.reserve_pool_size is not None)
-    waiting = sum(pooler.default_pool_size is None or pooler.reserve_pool_size is None for pooler in poolers)
-    for_one = max(1, (POOLED if room is None else min(POOLED, room - given)) // max(1, waiting))
+    unfinished = sum(pooler.default_pool_size is None or pooler.reserve_pool_size is None for pooler in poolers)
+    # What is set counts first, and the rest is shared among those with something to derive.
+    rest = (POOLED if room is None else min(POOLED, room)) - sum(pooler.share for pooler in poolers)
+    for_one = max(0, rest) // max(1, unfinished)
     sized = []
     for pooler in poolers:
         # Of what one pool of it may open, four fifths at once and a fifth when clients wait.
         limit = pooler.max_db_connections // pooler.users if pooler.max_db_connections else POOLED_BY_ONE
-        one = max(1, min(for_one // (pooler.databases * pooler.users), POOLED_BY_ONE, max(1, limit)))
+        known = (pooler.default_pool_size or 0) + (pooler.reserve_pool_size or 0)
+        one = max(1, min(known + for_one // (pooler.databases * pooler.users), POOLED_BY_ONE, limit))
         if room is None and pooler.max_db_connections is None:
             one = max(one, 3)
         size, reserve = pooler.default_pool_size, pooler.reserve_pool_size
