@@ -57,7 +57,7 @@ class Worker:
 
 @dataclasses.dataclass(frozen=True)
 class Pooler:
-    """A PgBouncer; databases and users are those that it serves from our server. None is a value that nobody set."""
+    """A PgBouncer; all databases and users that it serves count as if they were on our server. None is a value that nobody set."""
 
     host: str
     clients: int = 0
@@ -325,8 +325,8 @@ def table(site: Site) -> str:
         lines = []
         for worker in (worker for worker in site.workers if worker.host == host):
             if site.pooling == "pgbouncer":
-                pooler = site.pooler_of.get(host, "-")
-                lines.append((worker.name, worker.kind, str(worker.demand), "pgbouncer" if pooler == host else f"pgbouncer on {pooler}", ""))
+                theirs = site.pooler_of.get(host, "-")
+                lines.append((worker.name, worker.kind, str(worker.demand), "pgbouncer" if theirs == host else f"pgbouncer on {theirs}", ""))
             else:
                 pool = f"peewee, {worker.processes} x {worker.pool}" if site.pooling == "peewee" else "postgres"
                 lines.append((worker.name, worker.kind, str(worker.demand), pool, str(site.share(worker))))
@@ -354,7 +354,7 @@ def table(site: Site) -> str:
 def connection_budget(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return the budget of an inventory.
 
-    {"table": text, "violations": [line], "warnings": [line], "pooling": how, "max_connections": int, "headroom": int,
+    {"table": text, "violations": [line], "warnings": [line], "pooling": how, "max_connections": int,
      "poolers": {host: {default_pool_size, reserve_pool_size, max_db_connections, max_client_conn}}, "pooler_of": {app host: host},
      "tabs": open websockets at most}
     """
@@ -365,7 +365,6 @@ def connection_budget(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping
         "warnings": warnings(site),
         "pooling": site.pooling,
         "max_connections": site.max_connections,
-        "headroom": site.headroom,
         "poolers": {pooler.host: {option: getattr(pooler, option) for option in POOLER_OPTIONS} for pooler in site.poolers},
         "pooler_of": dict(site.pooler_of),
         "tabs": sum(worker.connections for worker in site.workers if worker.kind == "socketio"),

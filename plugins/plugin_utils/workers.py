@@ -54,7 +54,7 @@ def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         if name in names:
             errors.append(f"{where}: named twice; give each entry a name of its own")
         names.add(name)
-        for option in set(worker) - set(OPTIONS):
+        for option in sorted(set(worker) - set(OPTIONS)):
             near = difflib.get_close_matches(option, OPTIONS, n=1)
             errors.append(f"{where}: {option}: no such option; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(OPTIONS)}"))
         if kind not in CLASSES:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from ansible_collections.throat.stack.plugins.plugin_utils import budget, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROLES = sorted((ROOT / "roles").iterdir())
@@ -31,3 +32,12 @@ def test_table_of_variables_is_that_of_the_specifications():
 def test_roles_have_the_same_files(role):
     named = {path.name for path in (role / "tasks").iterdir()}
     assert {"main.yml", "validate.yml", "install.yml", "configure.yml", "service.yml"} <= named
+
+
+def test_what_the_arithmetic_knows_of_a_variable_is_what_its_specification_says():
+    role = yaml.safe_load((ROOT / "roles/throat_gunicorn/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    site = yaml.safe_load((ROOT / "playbooks/vars/site_spec.yml").read_text())["argument_specs"]["main"]["options"]
+    assert set(workers.OPTIONS) == set(role["throat_gunicorn_workers"]["options"])
+    assert budget.Site.pool_timeout == role["throat_gunicorn_database_pool_timeout"]["default"]
+    assert budget.Site.headroom == site["throat_database_headroom"]["default"]
+    assert list(budget.POOLINGS) == site["throat_database_pooling"]["choices"]
