@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ansible_collections.throat.stack.plugins.plugin_utils.workers import complete_workers
+
+# Tiers that other hosts talk to, and whether they do so in the clear.
+TIERS = {"postgres": False, "pgbouncer": False, "redis": True, "throat_gunicorn": True, "nginx": True}
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 
 
 def host_addresses(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -12,9 +18,14 @@ def host_addresses(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
     return {host: str(hostvars[host].get("throat_address") or hostvars[host].get("ansible_host") or host) for host in groups.get("throat", ())}
 
 
+def members(groups: Mapping[str, Sequence[str]], tiers: Iterable[str]) -> list[str]:
+    """Return the hosts of these tiers, each once."""
+    return list(dict.fromkeys(host for tier in tiers for host in groups.get(tier, ())))
+
+
 def address_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[str]:
     """Return one line for each host that others could not reach, or not tell apart, by its address; where one host has it all, none is needed."""
-    connected = {host for tier in ("postgres", "pgbouncer", "throat_gunicorn") for host in groups.get(tier, ())}
+    connected = members(groups, TIERS)
     found = {host: address for host, address in host_addresses(hostvars, groups).items() if host in connected}
     lines = []
     for host, address in found.items() if len(found) > 1 else ():
@@ -27,7 +38,55 @@ def address_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
         others = [other for other in found if other != host and found[other] == address]
         if others:
             lines.append(f"throat_address of {host}: {address} is that of {', '.join(others)} as well; give each host its own")
+    for tier in ("postgres", "redis"):
+        if len(groups.get(tier, ())) > 1:
+            lines.append(f"{tier}: {', '.join(groups[tier])} are in this group, but a site has one; take the others out")
+    return lines or private_errors(hostvars, groups, found)
+
+
+def private_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], addresses: Mapping[str, str]) -> list[str]:
+    """Return one line for each host whose requests or messages would pass in the clear at an address that is not private.
+
+    PostgreSQL and PgBouncer are not among them: between hosts they speak TLS only. addresses: host to IP address.
+    """
+    clear = members(groups, [tier for tier, is_clear in TIERS.items() if is_clear])
+    lines = []
+    for host in clear if len(clear) > 1 else ():
+        networks = hostvars[host].get("throat_private_networks", PRIVATE)
+        address = ipaddress.ip_address(addresses[host])
+        if not any(address in ipaddress.ip_network(network) for network in networks if ipaddress.ip_network(network).version == address.version):
+            lines.append(
+                f"throat_address of {host}: {address} is in none of throat_private_networks ({', '.join(networks)}), and what nginx, the workers and Redis say to each other "
+                "is not encrypted; set it to the host's address in a private network (a VLAN, WireGuard), or name that network there"
+            )
     return lines
+
+
+def app_workers(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], defaults: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return {app host: its completed worker entries}, which listen at its address where an nginx on another host asks them, else on unix sockets.
+
+    defaults: of the roles, for what a host does not set.
+    """
+    addresses = host_addresses(hostvars, groups)
+    found = {}
+    # Without application hosts in the inventory, a web server asks workers beside it.
+    for host in groups.get("throat_gunicorn") or groups.get("nginx", ())[:1]:
+        entries, address, port = (hostvars[host].get(name, defaults[name]) for name in (f"throat_gunicorn_{option}" for option in ("workers", "listen_address", "listen_port")))
+        reached = addresses[host] if set(groups.get("nginx", ())) - {host} else ""
+        found[host] = complete_workers(entries, address or reached, port)
+    return found
+
+
+def guarded_services(
+    tiers: Sequence[str], ports: Mapping[str, Any], clients: Mapping[str, Sequence[str]], addresses: Mapping[str, str], workers: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the TCP ports of a host that only some other hosts need: [{"name", "port", "addresses"}].
+
+    tiers: groups of the host; ports: tier to port; clients: tier to the hosts that ask it; addresses: host to IP address; workers: completed entries of the host.
+    """
+    listening = [(tier, port, tier) for tier, port in ports.items() if tier in tiers]
+    listening += [(f"throat-{entry['name']}", entry["listen"].rpartition(":")[2], "throat_gunicorn") for entry in workers if not entry["listen"].startswith("/")]
+    return [{"name": name, "port": int(port), "addresses": [addresses[client] for client in clients[tier]]} for name, port, tier in listening]
 
 
 def as_network(address: str) -> str:

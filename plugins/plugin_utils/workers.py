@@ -25,11 +25,15 @@ HEALTH_PATHS = {"sync": "/all/new", "gevent": "/all/new", "socketio": "/socket.i
 FOLLOWER = "throat-follow-redis.service"
 
 
-def complete_workers(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the worker entries with every option filled in, and `health_path` added."""
+def complete_workers(workers: Sequence[Mapping[str, Any]], address: str = "", port: int = 5000) -> list[dict[str, Any]]:
+    """Return the worker entries with every option filled in, and `health_path` added.
+
+    address: where they listen that do not say so, at ports from `port` on in their order; empty for a unix socket each.
+    """
     completed = []
-    for worker in workers:
-        entry = {"listen": f"/run/throat/{worker['name']}.sock", "environment": {}, **DEFAULTS[worker["class"]]}
+    for number, worker in enumerate(workers):
+        host = f"[{address}]" if ":" in address else address
+        entry = {"listen": f"{host}:{int(port) + number}" if address else f"/run/throat/{worker['name']}.sock", "environment": {}, **DEFAULTS[worker["class"]]}
         entry.update({key: value for key, value in worker.items() if value is not None})
         served = int(entry["threads"] if entry["class"] == "sync" else entry["connections"])
         entry.setdefault("database_connections", min(served, SOCKETIO_POOL) if entry["class"] == "socketio" else served)
@@ -82,32 +86,29 @@ def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
     return errors
 
 
-def upstreams(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return nginx's upstreams, one per worker class in use: [{"name": class, "servers": [...]}].
+def upstreams(hosts: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Return nginx's upstreams, one per worker class in use: [{"name": class, "servers": [...], "sticky": whether a client stays with one server}].
 
-    workers: completed entries; two entries of one class share an upstream.
+    hosts: the completed entries of each app host; all entries of one class share an upstream.
     """
-    return [
-        {
-            "name": kind,
-            "servers": [f"unix:{entry['listen']}" if entry["listen"].startswith("/") else entry["listen"] for entry in workers if entry["class"] == kind],
-        }
-        for kind in CLASSES
-        if any(entry["class"] == kind for entry in workers)
-    ]
+    made = []
+    for kind in CLASSES:
+        listens = [entry["listen"] for entries in hosts for entry in entries if entry["class"] == kind]
+        if listens:
+            servers = [f"unix:{listen}" if listen.startswith("/") else listen for listen in listens]
+            made.append({"name": kind, "servers": servers, "sticky": kind == "socketio" and len(servers) > 1})
+    return made
 
 
-def units(workers: Sequence[Mapping[str, Any]], local_services: Sequence[str] = ()) -> list[dict[str, Any]]:
+def units(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the systemd units of an app host: [{"name", "template", "worker"}], the socket of a worker before its service.
 
-    workers: completed entries; local_services: units on the same host that the workers start after.
+    workers: completed entries.
     """
     made = [
         {"name": f"throat-{worker['name']}.{kind}", "template": f"throat.{kind}.j2", "worker": worker} for worker in workers for kind in ("socket", "service")
     ]
-    if "redis-server.service" in local_services:
-        made.append({"name": FOLLOWER, "template": f"{FOLLOWER}.j2", "worker": None})
-    return made
+    return [*made, {"name": FOLLOWER, "template": f"{FOLLOWER}.j2", "worker": None}]
 
 
 def worker_states(
@@ -131,3 +132,20 @@ def worker_states(
         else:
             states[worker["name"]] = "reloaded" if max(current, *(modified.get(config, 0.0) for config in configs)) > began else "started"
     return states
+
+
+def status_table(shown: Mapping[str, str]) -> str:
+    """Return the workers of all hosts as a table.
+
+    shown: host to what "systemctl show --property=Id,ActiveState,StatusText,ActiveEnterTimestamp" prints of its workers, empty when it cannot be reached.
+    """
+    rows = [("host", "worker", "state", "release", "since")]
+    for host, text in shown.items():
+        if not text:
+            rows.append((host, "", "unreachable", "", ""))
+        for block in filter(None, text.split("\n\n")):
+            values = dict(line.split("=", 1) for line in block.splitlines())
+            release = values.get("StatusText", "").removeprefix("release ") if values["ActiveState"] == "active" else ""
+            rows.append((host, values["Id"].removesuffix(".service"), values["ActiveState"], release, values.get("ActiveEnterTimestamp", "")))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

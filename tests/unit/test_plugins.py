@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+from ansible_collections.throat.stack.plugins.action import deploy_lock
 from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, topology, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -142,19 +143,23 @@ def test_impossible_worker_sets_are_refused_with_one_line(entries, said):
     assert said in line and "\n" not in line
 
 
-def test_two_entries_of_a_class_share_an_upstream():
+def test_entries_of_a_class_share_an_upstream_and_websockets_stay_with_one_server():
     entries = workers.complete_workers([*GOOD, {"name": "more", "class": "sync", "listen": "10.0.0.5:5000"}])
-    assert workers.upstreams(entries) == [
-        {"name": "sync", "servers": ["unix:/run/throat/sync.sock", "10.0.0.5:5000"]},
-        {"name": "socketio", "servers": ["unix:/run/throat/socketio.sock"]},
+    assert workers.upstreams([entries]) == [
+        {"name": "sync", "servers": ["unix:/run/throat/sync.sock", "10.0.0.5:5000"], "sticky": False},
+        {"name": "socketio", "servers": ["unix:/run/throat/socketio.sock"], "sticky": False},
+    ]
+    hosts = [workers.complete_workers(GOOD, address) for address in ("10.0.0.5", "2001:db8::6")]
+    assert workers.upstreams(hosts) == [
+        {"name": "sync", "servers": ["10.0.0.5:5000", "[2001:db8::6]:5000"], "sticky": False},
+        {"name": "socketio", "servers": ["10.0.0.5:5001", "[2001:db8::6]:5001"], "sticky": True},
     ]
 
 
 def test_units_are_a_socket_and_a_service_per_worker_and_one_that_follows_redis():
     entries = workers.complete_workers(GOOD)
     named = [unit["name"] for unit in workers.units(entries)]
-    assert named == ["throat-sync.socket", "throat-sync.service", "throat-socketio.socket", "throat-socketio.service"]
-    assert workers.units(entries, ["redis-server.service"])[-1]["name"] == workers.FOLLOWER
+    assert named == ["throat-sync.socket", "throat-sync.service", "throat-socketio.socket", "throat-socketio.service", workers.FOLLOWER]
 
 
 LOCKED = "a-b==1 \\\n    --hash=sha256:00\npyyaml==5.4.1 ; python_version >= '3' \\\n    --hash=sha256:11\nz==2 \\\n    --hash=sha256:22\n"
@@ -266,11 +271,75 @@ def test_worker_gets_what_the_files_on_disk_ask_for(modified, current, rewritten
     ],
 )
 def test_hosts_reach_each_other_by_address(addresses, said):
-    groups = {"throat": [*addresses, "web"], "throat_gunicorn": ["app"], "postgres": ["db"], "nginx": ["web"]}
-    lines = topology.address_errors({**addresses, "web": {}}, groups)
+    groups = {"throat": [*addresses, "spare"], "throat_gunicorn": ["app"], "postgres": ["db"], "nginx": ["app"]}
+    lines = topology.address_errors({**addresses, "spare": {}}, groups)
     assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines))
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"throat_address": "192.168.0.7"}, []),
+        ({"throat_address": "fd00::7"}, []),
+        ({"throat_address": "198.51.100.7"}, ["throat_address of app: 198.51.100.7 is in none of throat_private_networks (10.0.0.0/8, "]),
+        ({"throat_address": "198.51.100.7", "throat_private_networks": ["198.51.100.0/24", "10.0.0.0/8"]}, []),
+    ],
+)
+def test_what_is_not_encrypted_stays_at_private_addresses(variables, said):
+    hosts = {"app": variables, "web": {"throat_address": "10.0.0.2"}, "db": {"throat_address": "198.51.100.9"}}
+    groups = {"throat": list(hosts), "throat_gunicorn": ["app"], "postgres": ["db"], "nginx": ["web"]}
+    lines = topology.address_errors(hosts, groups)
+    assert len(lines) == len(said) and all(part in line for part, line in zip(said, lines))
+
+
+def test_a_site_has_one_server_of_each_kind():
+    hosts = {"a": {"throat_address": "10.0.0.1"}, "b": {"throat_address": "10.0.0.2"}}
+    (line,) = topology.address_errors(hosts, {"throat": ["a", "b"], "redis": ["a", "b"]})
+    assert line == "redis: a, b are in this group, but a site has one; take the others out"
+
+
+def test_workers_listen_where_web_servers_of_other_hosts_reach_them():
+    hosts = {"a": {"throat_address": "10.0.0.1"}, "b": {"throat_address": "10.0.0.2", "throat_gunicorn_listen_port": 6000}}
+    defaults = {"throat_gunicorn_workers": GOOD, "throat_gunicorn_listen_address": "", "throat_gunicorn_listen_port": 5000}
+    groups = {"throat": ["a", "b"], "throat_gunicorn": ["a", "b"], "nginx": ["a"]}
+    found = topology.app_workers(hosts, groups, defaults)
+    assert [entry["listen"] for host in found for entry in found[host]] == ["/run/throat/sync.sock", "/run/throat/socketio.sock", "10.0.0.2:6000", "10.0.0.2:6001"]
+    guarded = topology.guarded_services(
+        ["throat_gunicorn", "redis"], {"redis": 6379, "postgres": 5432}, {"redis": ["a", "b"], "throat_gunicorn": ["a"]}, topology.host_addresses(hosts, groups), found["b"]
+    )
+    assert guarded == [
+        {"name": "redis", "port": 6379, "addresses": ["10.0.0.1", "10.0.0.2"]},
+        {"name": "throat-sync", "port": 6000, "addresses": ["10.0.0.1"]},
+        {"name": "throat-socketio", "port": 6001, "addresses": ["10.0.0.1"]},
+    ]
 
 
 def test_one_host_needs_no_address():
     groups = {"throat": ["only"], "throat_gunicorn": ["only"], "postgres": ["only"]}
     assert topology.address_errors({"only": {}}, groups) == []
+
+
+@pytest.mark.parametrize(
+    ("holder", "seconds", "stale"),
+    [
+        ("ann@laptop pid 7", 10, False),
+        ("ann@laptop pid 8", 10, True),
+        ("ann@laptop pid 7", 9999, False),
+        ("bob@other pid 8", 10, False),
+        ("bob@other pid 8", 9999, True),
+        ("", 10, False),
+    ],
+    ids=["runs here", "killed here", "runs here for long", "runs elsewhere", "silent elsewhere", "written by half"],
+)
+def test_lock_of_a_deploy_is_overridden_when_that_deploy_is_dead(holder, seconds, stale):
+    assert deploy_lock.is_stale(holder, seconds, "ann@laptop pid 1", alive=lambda pid: pid == "7") is stale
+
+
+def test_status_of_all_workers_is_a_table():
+    shown = "Id=throat-sync.service\nActiveState=active\nStatusText=release 0123456789ab\nActiveEnterTimestamp=now\n\nId=throat-gevent.service\nActiveState=failed\nStatusText=x\n"
+    assert workers.status_table({"app1": shown, "app2": ""}).splitlines() == [
+        "host  worker         state        release       since",
+        "app1  throat-sync    active       0123456789ab  now",
+        "app1  throat-gevent  failed",
+        "app2                 unreachable",
+    ]

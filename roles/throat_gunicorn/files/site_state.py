@@ -1,20 +1,26 @@
 """Compare what Throat keeps in its database with what the inventory declares, or make it so.
 
-Usage: site_state.py report|apply < desired.json    (working directory: a release)
+Usage: site_state.py report|migrate|apply < desired.json    (working directory: a release)
 
-Throat's own commands are not used, because they answer 0 on errors and `admin add` adds twice.
+Throat's own commands are not used where they answer 0 on errors and `admin add` adds twice.
 Prints one JSON object:
-  pending_migrations  names of migrations of this release that the database has not seen
-  differences         what is (report) or was (apply) not as declared, without secrets
-Exit status 1 and one line on stderr when the database cannot be brought to the declared state.
+  report   migrated (whether any migration has been applied), pending_migrations (names of those that this release has and the database
+           has not seen), differences (what is not as declared, without secrets)
+  migrate  applied (names of migrations)
+  apply    differences (what was not as declared)
+Exit status 1 and the reason on stderr when the database cannot be brought to the declared state.
 """
 import difflib
 import json
 import pathlib
+import subprocess
 import sys
 import uuid
 
 import psycopg2
+import psycopg2.errors
+
+LOCK_TIMEOUT = "10min"
 
 
 def fetch(cursor, query, *args):
@@ -109,18 +115,50 @@ def default_subs(cursor, names, owner, apply):
     return differences
 
 
+def history(cursor):
+    """Returns the migrations that (the database has seen, this release has and the database has not seen, the database has seen and this release has not)."""
+    seen = set()
+    if fetch(cursor, "SELECT to_regclass('migratehistory') IS NOT NULL")[0]:
+        seen = set(fetch(cursor, "SELECT name FROM migratehistory"))
+    own = {path.stem for path in pathlib.Path("migrations").glob("[0-9][0-9][0-9]_*.py")}
+    return seen, sorted(own - seen), sorted(seen - own)
+
+
+def migrate(connection):
+    """Apply the pending migrations by Throat's own command, in one deploy at a time: the other waits, and finds that nothing is left to do."""
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 0; SET lock_timeout = %s", (LOCK_TIMEOUT,))
+        try:
+            # Held until this connection ends, however it ends.
+            cursor.execute("SELECT pg_advisory_lock(hashtext('throat.stack migrations'))")
+        except psycopg2.errors.LockNotAvailable:
+            sys.exit(f"Another deploy has been migrating this database for {LOCK_TIMEOUT}. Wait until it ends, and run this again.")
+        _, pending, foreign = history(cursor)
+        if pending and foreign:
+            sys.exit(f"The database has been changed by {', '.join(foreign)}, which this release does not have: Throat applies no others then. Deploy one that has them.")
+        if pending:
+            done = subprocess.run([sys.executable, "throat.py", "migration", "apply"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            _, left, _ = history(cursor)
+            if done.returncode or left:
+                applied = ", ".join(name for name in pending if name not in left) or "none"
+                sys.exit(f"{done.stdout.strip()}\nMigration {left[0] if left else pending[-1]} failed; applied before it: {applied}.")
+    return {"applied": pending}
+
+
 def main():
-    apply = sys.argv[1] == "apply"
+    action = sys.argv[1]
     desired = json.load(sys.stdin)
     try:
         connection = psycopg2.connect(**desired["database"])
     except psycopg2.OperationalError as error:
         sys.exit(f"PostgreSQL does not answer: {error}".strip())
+    if action == "migrate":
+        print(json.dumps(migrate(connection)))
+        return
+    apply = action == "apply"
     with connection, connection.cursor() as cursor:
-        seen = set()
-        if fetch(cursor, "SELECT to_regclass('migratehistory') IS NOT NULL")[0]:
-            seen = set(fetch(cursor, "SELECT name FROM migratehistory"))
-        pending = sorted(path.stem for path in pathlib.Path("migrations").glob("[0-9]*.py") if path.stem not in seen)
+        seen, pending, _ = history(cursor)
         if pending and not apply:
             differences = ["the database is not migrated"]
             changed_settings = []
@@ -133,7 +171,7 @@ def main():
         import redis
 
         redis.from_url(desired["redis_url"]).delete(*(f"flask_cache_{key}" for key in changed_settings))
-    print(json.dumps({"pending_migrations": pending, "differences": changed_settings + differences}))
+    print(json.dumps({"migrated": bool(seen), "pending_migrations": pending, "differences": changed_settings + differences}))
 
 
 main()

@@ -1,0 +1,27 @@
+"""Documentation of the action plugin of the same name."""
+
+DOCUMENTATION = """
+module: deploy_lock
+short_description: Let one deploy at a time go on
+description:
+  - Takes a lock on the host for this run of ansible-playbook, or fails with a line that says who has it and since when.
+  - A run that was killed does not keep it - one on the same controller whose process is gone, and one on another that has been silent for an hour, is overridden.
+options:
+  path:
+    description: File that is the lock.
+    type: path
+    required: true
+  state:
+    description: C(absent) gives it back; the lock of another run is left alone.
+    type: str
+    choices: [present, absent]
+    default: present
+author:
+  - The throat.stack engineers (@Phuks-co)
+"""
+EXAMPLES = """
+- name: Let nobody else deploy meanwhile
+  throat.stack.deploy_lock:
+    path: /opt/throat/deploy.lock
+"""
+RETURN = ""

@@ -1,0 +1,19 @@
+"""Boot the release in the working directory, with the config.yaml there, as a worker would and before any worker goes over to it.
+
+Usage: prove.py routes|page
+  routes  prints what the release's own "throat.py route list" prints
+  page    asks the application for a page that it reads from the database
+Exit status 1 and the application's own words on stderr when it cannot.
+"""
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.getcwd())
+from throat_prod import app  # noqa: E402
+
+if sys.argv[1] == "routes":
+    sys.exit(subprocess.run([sys.executable, "throat.py", "route", "list"]).returncode)
+answer = app.test_client().get("/all/new", headers={"X-Forwarded-For": "127.0.0.1"})
+if answer.status_code != 200:
+    sys.exit(f"/all/new answers {answer.status}")
