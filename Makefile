@@ -56,9 +56,16 @@ bench-db: tools ## measure a database connection per request, by the way that it
 	@molecule/shared/host/build 12
 	$(RUN) tests/bench/db
 
+.PHONY: bench-deploy
+bench-deploy: tools ## measure a deploy of a change of code, on one application host and on four
+	@bin/ensure-docker
+	@molecule/shared/host/build 12
+	$(RUN) tests/bench/deploy
+
 .PHONY: clean
 clean: ## remove everything that demo and test have made
 	-docker ps --all --quiet --filter label=throat.stack=1 | xargs --no-run-if-empty docker rm --force --volumes
+	-docker volume ls --quiet --filter label=throat.stack=1 | xargs --no-run-if-empty docker volume rm
 	-docker network ls --quiet --filter label=throat.stack=1 | xargs --no-run-if-empty docker network rm
 	-docker images --quiet --filter label=throat.stack=1 | sort -u | xargs --no-run-if-empty docker rmi --force
 	-docker rmi --force throat-stack-base:debian12 throat-stack-base:debian13 2>/dev/null

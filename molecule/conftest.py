@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import time
 
@@ -14,10 +15,14 @@ import pytest
 import requests
 import urllib3
 import yaml
+from visitors import Visitors
 
 ROOT = pathlib.Path(__file__).parent.parent
+APP = ROOT / "molecule/shared/app"
 # The first reads the database (500 without it); asked less than 60 times a minute, or the rate limit would answer.
 PROBES = ("/all/new", "/api/v3/grabtitle", "/socket.io/?EIO=4&transport=polling")
+# How a migration begins.
+MIGRATION = "def migrate(migrator, database, fake=False, **kwargs):\n"
 urllib3.disable_warnings()
 
 
@@ -94,12 +99,19 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def on_host(scenario):
-    """Standard output of a shell command, run as root in the scenario's first host; raises when it fails."""
-    name = next(iter(yaml.safe_load((scenario / "inventory/hosts.yml").read_text())["throat"]["hosts"]))
+def hosts(scenario) -> dict[str, list[str]]:
+    """Group of the inventory to its hosts; "throat" is all of them."""
+    site = yaml.safe_load((scenario / "inventory/hosts.yml").read_text())["throat"]
+    return {"throat": list(site["hosts"])} | {name: list(group["hosts"]) for name, group in site["children"].items()}
 
-    def run(command: str, stdin: str = "") -> str:
-        done = subprocess.run(["docker", "exec", "-i", name, "bash", "-c", command], input=stdin, capture_output=True, text=True, check=False)
+
+@pytest.fixture(scope="session")
+def on_host(hosts):
+    """Standard output of a shell command, run as root on a group's first host; raises when it fails."""
+
+    def run(command: str, stdin: str = "", group: str = "throat") -> str:
+        name = hosts[group][0]
+        done = subprocess.run(["docker", "exec", "-i", name, "bash", "-c", f"cd / && {command}"], input=stdin, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
 
@@ -112,10 +124,43 @@ def flush_limits(on_host, secrets):
 
     def flush() -> None:
         redis = f"redis-cli --no-auth-warning --user throat --pass {secrets['redis_password']}"
-        on_host(f"{redis} --scan --pattern 'LIMITER*' | xargs --no-run-if-empty {redis} del")
+        on_host(f"{redis} --scan --pattern 'LIMITER*' | xargs --no-run-if-empty {redis} del", group="redis")
 
     flush()
     return flush
+
+
+@pytest.fixture(scope="session")
+def urls(scenario, hosts) -> list[str]:
+    """Addresses of all web servers, as this machine reaches them."""
+    site = yaml.safe_load((scenario / "inventory/hosts.yml").read_text())["throat"]
+    return [f"https://localhost:{site['hosts'][name]['test_host_ports'][0].split(':')[1]}" for name in hosts["nginx"]]
+
+
+@pytest.fixture
+def visitors(urls, flush_limits, on_host):
+    """People who use the site during the test; at its end every post that was answered is in the database, once."""
+    there = Visitors(urls)
+    yield there
+    there.stop()
+    query = f"SELECT count(*) || ' ' || count(DISTINCT value) FROM user_metadata WHERE value LIKE '{there.name}-%'"
+    assert on_host(f'runuser -u postgres -- psql -d throat -Atqc "{query}"', group="postgres") == f"{there.written} {there.written}"
+
+
+@pytest.fixture
+def release(tmp_path, on_host):
+    """Make a release of the reference app with lines added to its files: {path: text}; it has the migrations of all releases before."""
+
+    def make(changes: dict[str, str], name: str = "release") -> str:
+        directory = shutil.copytree(APP, tmp_path / name)
+        for seen in on_host("runuser -u postgres -- psql -d throat -Atqc \"SELECT name FROM migratehistory WHERE name LIKE '9%'\"", group="postgres").split():
+            (directory / f"migrations/{seen}.py").write_text(f"{MIGRATION}    pass\n")
+        for path, text in changes.items():
+            with (directory / path).open("w" if path.startswith("migrations/") else "a") as file:
+                file.write(text)
+        return str(directory)
+
+    return make
 
 
 def form(page: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import secrets
+import socket
 import sys
 
 import bcrypt
@@ -209,6 +210,7 @@ def worker_class():
 def name_worker(response):
     response.headers["X-Ref-Worker"] = worker_class()
     response.headers["X-Ref-Pid"] = str(os.getpid())
+    response.headers["X-Ref-Host"] = socket.gethostname()
     return response
 
 
@@ -241,9 +243,17 @@ def gevent_sleep():
     return sleep()
 
 
+@site.post("/_ref/write")
+@limiter.exempt
+@csrf.exempt
+def write():
+    """Store one row, so that a test can compare what was answered with what is there."""
+    return jsonify(xid=models.UserMetadata.create(key="ref", value=request.form["value"]).xid)
+
+
 @socketio.on("connect", namespace="/snt")
 def connected():
-    emit("uinfo", {"name": getattr(current_user, "name", None)})
+    emit("uinfo", {"name": getattr(current_user, "name", None), "host": socket.gethostname()})
 
 
 @socketio.on("subscribe", namespace="/snt")

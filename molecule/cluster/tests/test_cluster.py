@@ -1,0 +1,149 @@
+"""The site on eight hosts: each web server, each worker class, and what the hosts say to each other."""
+
+import subprocess
+import time
+
+import pytest
+import requests
+import socketio
+from conftest import form
+
+WEB, APPS = ("throat-stack-web1", "throat-stack-web2"), ("throat-stack-app1", "throat-stack-app2", "throat-stack-app3")
+POOLER, DATABASE, REDIS = "throat-stack-pooler", "throat-stack-postgres", "throat-stack-redis"
+ADDRESSES = {WEB[0]: "10.213.0.21", APPS[0]: "10.213.0.31", APPS[1]: "10.213.0.32", POOLER: "10.213.0.41", DATABASE: "10.213.0.42", REDIS: "10.213.0.43"}
+
+
+def on(host: str, command: str, check: bool = True) -> str:
+    """Output of a shell command, run as root on a host."""
+    done = subprocess.run(["docker", "exec", host, "bash", "-c", f"cd / && {command}"], capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def tab(url: str, address: str) -> socketio.Client:
+    """A browser tab of a client with this address; .host is the application host that it is connected to."""
+    client = socketio.Client(ssl_verify=False)
+    heard = {}
+    client.on("uinfo", heard.update, namespace="/snt")
+    client.connect(url, namespaces=["/snt"], transports=["websocket"], headers={"X-Forwarded-For": address})
+    deadline = time.time() + 10
+    while not heard and time.time() < deadline:
+        time.sleep(0.05)
+    client.host = heard["host"]
+    return client
+
+
+def test_each_web_server_reaches_each_worker_class_on_each_host(urls, flush_limits):
+    for url in urls:
+        for path, kind in (("/_ref/sleep?s=0", "sync"), ("/_ref/gevent/sleep?s=0", "gevent")):
+            answers = [requests.get(url + path, verify=False, timeout=30) for _ in range(12)]
+            assert {(answer.status_code, answer.headers["X-Ref-Worker"]) for answer in answers} == {(200, kind)}
+            assert {answer.headers["X-Ref-Host"] for answer in answers} == set(APPS)
+
+
+def test_somebody_who_has_logged_in_is_known_whichever_hosts_are_asked(urls, browser, secrets, flush_limits):
+    fields = form(browser.get(f"{urls[0]}/login").text)
+    assert browser.post(f"{urls[0]}/login", data={**fields, "username": "admin", "password": secrets["admin_password"]}).ok
+    cookies = {cookie.name: cookie.value for cookie in browser.cookies}
+    for url in urls * 3:
+        assert "/u/admin" in requests.get(url, cookies=cookies, verify=False, timeout=30).text
+
+
+def test_client_stays_with_one_host_whichever_web_server_it_comes_by(urls, flush_limits):
+    found = {}
+    for number in range(12):
+        tabs = [tab(url, f"198.51.100.{number}") for url in urls]
+        found[number] = {client.host for client in tabs}
+        for client in tabs:
+            client.disconnect()
+    assert all(len(hosts) == 1 for hosts in found.values())
+    assert set().union(*found.values()) == set(APPS)
+
+
+def hear_across_hosts(urls) -> None:
+    """A message that a client on one host sends reaches clients on all of them."""
+    tabs: dict[str, socketio.Client] = {}
+    heard = {}
+    for number in range(40):
+        client = tab(urls[number % 2], f"198.51.100.{number}")
+        if client.host in tabs:
+            client.disconnect()
+            continue
+        tabs[client.host], heard[client.host] = client, []
+        client.on("pong-all", heard[client.host].append, namespace="/snt")
+        if len(tabs) == len(APPS):
+            break
+    assert set(tabs) == set(APPS)
+    tabs[APPS[0]].emit("ping-all", {"from": APPS[0]}, namespace="/snt")
+    deadline = time.time() + 10
+    while not all(heard.values()) and time.time() < deadline:
+        time.sleep(0.1)
+    for client in tabs.values():
+        client.disconnect()
+    assert heard == {host: [{"from": APPS[0]}] for host in APPS}
+
+
+def test_message_of_a_client_on_one_host_reaches_clients_on_the_others(urls, flush_limits):
+    hear_across_hosts(urls)
+
+
+def test_workers_find_redis_again_after_it_restarted_on_its_host(urls, flush_limits):
+    before = [on(host, "systemctl show -p InvocationID --value throat-gevent throat-socketio throat-sync").split() for host in APPS]
+    on(REDIS, "systemctl restart redis-server")
+    deadline = time.time() + 40
+    while time.time() < deadline:
+        after = [on(host, "systemctl show -p InvocationID --value throat-gevent throat-socketio throat-sync").split() for host in APPS]
+        if all(old[:2] != new[:2] and old[0] != new[0] and old[1] != new[1] for old, new in zip(before, after)):
+            break
+        time.sleep(1)
+    assert [old[2] == new[2] and old[0] != new[0] and old[1] != new[1] for old, new in zip(before, after)] == [True] * 3
+    time.sleep(5)
+    hear_across_hosts(urls)
+
+
+def test_release_is_built_once_and_the_same_everywhere():
+    sums = [on(host, "cd /opt/throat/current/ && find . .venv/ -type f -not -name .built -not -name .served -not -name routes.txt -not -name '*.pyc' | sort | xargs sha256sum | sha256sum") for host in APPS]
+    assert len(set(sums)) == 1
+    packages = "dpkg-query -W -f '${Package} ${db:Status-Abbrev}\\n' build-essential gcc nodejs npm git python3-dev 2>/dev/null | grep -c ' ii' || true"
+    assert int(on(APPS[0], packages)) == 6
+    assert [on(host, packages) for host in APPS[1:]] == ["0", "0"]
+
+
+def reaches(source: str, target: str, port: int) -> bool:
+    return on(source, f"timeout 2 bash -c 'exec 3<>/dev/tcp/{ADDRESSES[target]}/{port}' 2>/dev/null && echo yes || echo no") == "yes"
+
+
+@pytest.mark.parametrize(
+    ("target", "port", "allowed"),
+    [
+        (APPS[1], 5000, {WEB[0], WEB[1]}),
+        (APPS[1], 5002, {WEB[0], WEB[1]}),
+        (REDIS, 6379, set(APPS)),
+        (POOLER, 6432, set(APPS)),
+        (DATABASE, 5432, {*APPS, POOLER}),
+    ],
+)
+def test_ports_are_open_to_those_hosts_only_that_need_them(target, port, allowed):
+    sources = {WEB[0], WEB[1], APPS[0], APPS[2], POOLER, DATABASE, REDIS} - {target}
+    assert {source for source in sources if reaches(source, target, port)} == allowed & sources
+    # And not to the controller, which is on the same network.
+    done = subprocess.run(["timeout", "2", "bash", "-c", f"exec 3<>/dev/tcp/{ADDRESSES[target]}/{port}"], check=False, capture_output=True)
+    assert done.returncode != 0
+
+
+def test_client_address_is_known_and_cannot_be_forged(urls):
+    """Behind two web servers as behind one: the proxy of the inventory is believed, what it passes on of the client's own words is not."""
+    for url in urls:
+        seen = requests.get(f"{url}/_ref/whoami", headers={"X-Forwarded-For": "203.0.113.9, 198.51.100.7"}, verify=False, timeout=30).json()
+        assert seen["remote_addr"] == "198.51.100.7"
+
+
+def test_uploads_are_seen_by_every_web_server(urls):
+    on(APPS[2], "echo picture > /var/lib/throat/uploads/cluster.txt; chmod 644 /var/lib/throat/uploads/cluster.txt; chown throat: /var/lib/throat/uploads/cluster.txt")
+    assert [requests.get(f"{url}/media/uploads/cluster.txt", verify=False, timeout=30).text for url in urls] == ["picture\n"] * 2
+    assert len({on(host, "id -u throat") for host in APPS}) == 1
+
+
+def test_hosts_that_do_not_share_their_files_are_refused(run_site, tmp_path, scenario):
+    run = run_site({"throat_address": "198.51.100.7"}, "--limit", APPS[0], check=False)
+    assert run.returncode != 0 and run.changed == 0 and "is in none of throat_private_networks" in run.said or "is that of" in run.said

@@ -1,0 +1,139 @@
+"""What goes wrong in deploys: the site answers all the while, and the next run makes it right."""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import shlex
+import signal
+import time
+
+import pytest
+import requests
+from conftest import MIGRATION, PROBES, ROOT
+
+DEPLOY = "playbooks/deploy.yml"
+# Where a run is killed, and how many seconds after the task has begun: at the beginning of a task, or while it runs on the host.
+KILLS = [
+    ("Release | Name the release by its source", 0),
+    ("Build | Unpack the source", 0.6),
+    ("Build | Compile the translations", 0.4),
+    ("Publish | Add the bundles, whose names carry a hash of their content", 0.4),
+    ("Prove | Boot the release once", 0.6),
+    ("Database | Apply the migrations, one deploy at a time", 1.5),
+    ("Roll | Make the release the current one", 0),
+    ("Worker | Start it, now and at boot", 0.6),
+    ("Worker | Wait until it answers from the release", 0),
+    ("Clean | Remember that the release has served", 0),
+]
+SLOW = f"""import time
+
+
+{MIGRATION}    if not fake:
+        time.sleep(3)
+        migrator.sql("INSERT INTO user_metadata (key, value) VALUES ('migrated', '%s')")
+"""
+FAILS = f"""{MIGRATION}    if not fake:
+        migrator.sql("INSERT INTO user_metadata (key, value) VALUES ('migrated', '%s')")
+        migrator.sql("SELECT 1 / 0")
+"""
+
+
+@pytest.fixture
+def serving(url, flush_limits):
+    """The release that all worker classes answer from."""
+
+    def ask() -> str:
+        flush_limits()
+        (found,) = {requests.get(url + path, verify=False, timeout=30).headers["X-Throat-Release"] for path in PROBES}
+        return found
+
+    return ask
+
+
+def rows(host, name: str) -> int:
+    """How often a migration has been applied."""
+    return int(host.check_output(f"cd / && runuser -u postgres -- psql -d throat -Atqc \"SELECT count(*) FROM user_metadata WHERE key = 'migrated' AND value = '{name}'\""))
+
+
+@pytest.mark.parametrize(("task", "seconds"), KILLS, ids=[f"{number}" for number in range(1, len(KILLS) + 1)])
+def test_run_that_is_killed_is_made_good_by_the_next(run_site, release, visitors, host, serving, task, seconds):
+    before, name = serving(), f"{time.time():.0f}"
+    change = {"app/views.py": f"\n# version {name}\n"}
+    if "migrations" in task:
+        change[f"migrations/910_{name}.py"] = SLOW % name
+    source = {"throat_gunicorn_source": release(change)}
+    environment = {**os.environ, "ANSIBLE_CALLBACK_PLUGINS": str(pathlib.Path(__file__).parent), "ANSIBLE_CALLBACKS_ENABLED": "kill_at", "KILL_AT": task, "KILL_AFTER": str(seconds)}
+    killed = run_site(source, playbook=DEPLOY, check=False, env=environment, start_new_session=True)
+    assert killed.returncode == -signal.SIGKILL
+    left = {requests.get(f"{visitors.urls[0]}{path}", verify=False, timeout=30).headers["X-Throat-Release"] for path in PROBES}
+    run_site(source, playbook=DEPLOY)
+    after = serving()
+    print(f"killed at '{task}' + {seconds} s: {before} served, then {' and '.join(sorted(left))}; the next run: {after}, {len(visitors.visits)} requests, {len(visitors.failed())} failed")
+    assert after != before and visitors.failed() == []
+    if "migrations" in task:
+        assert rows(host, name) == 1
+
+
+def refused(run_site, source: str, variables=None):
+    run = run_site({"throat_gunicorn_source": source, **(variables or {})}, playbook=DEPLOY, check=False)
+    assert run.returncode != 0
+    return run
+
+
+def test_migration_that_fails_half_way_leaves_the_old_release(run_site, release, visitors, host, serving):
+    before, name = serving(), f"{time.time():.0f}"
+    run = refused(run_site, release({f"migrations/911_{name}a.py": SLOW % f"{name}a", f"migrations/912_{name}b.py": FAILS % name}))
+    assert f"failed; release {before} goes on serving" in run.said and "The database from before is in /var/backups/throat/" in run.said
+    assert f"Migration 912_{name}b failed; applied before it: 911_{name}a." in run.said
+    # What the first has done stays, what the second has begun is undone.
+    assert (rows(host, f"{name}a"), rows(host, name)) == (1, 0)
+    assert serving() == before and visitors.failed() == []
+    fixed = release({f"migrations/911_{name}a.py": SLOW % f"{name}a", f"migrations/912_{name}b.py": SLOW % name}, "fixed")
+    run_site({"throat_gunicorn_source": fixed}, playbook=DEPLOY)
+    assert serving() != before and (rows(host, f"{name}a"), rows(host, name)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"database": {"no_such_option": "1"}}, "no_such_option"),
+        ({"cache": "redis"}, "Value found where dict expected at cache"),
+    ],
+    ids=["an option that the driver does not know", "a value in place of a section"],
+)
+def test_configuration_that_does_not_work_leaves_the_old_one(run_site, visitors, host, serving, config, said):
+    before = host.check_output("sha256sum /etc/throat/config.yaml")
+    run = run_site({"throat_gunicorn_config": config}, playbook=DEPLOY, check=False)
+    assert run.returncode != 0 and "goes on serving" in run.said and said in run.said
+    assert host.check_output("sha256sum /etc/throat/config.yaml; ls /etc/throat") == before + "\nconfig.yaml\nfollow_redis.py\ngunicorn.conf.py"
+    assert serving() and visitors.failed() == []
+
+
+def test_of_two_deploys_at_once_one_is_refused_and_the_database_is_migrated_once(run_site, release, visitors, host, serving):
+    name = f"{time.time():.0f}"
+    sources = [release({f"migrations/913_{name}.py": SLOW % name, "app/views.py": f"\n# {which} {name}\n"}, which) for which in ("one", "other")]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        runs = list(pool.map(lambda source: run_site({"throat_gunicorn_source": source}, playbook=DEPLOY, check=False), sources))
+    failed = [run for run in runs if run.returncode != 0]
+    assert len(failed) == 1 and "Another deploy is under way, of " in failed[0].said and "nothing was changed" in failed[0].said
+    assert rows(host, name) == 1 and visitors.failed() == []
+    for source in sources:
+        run_site({"throat_gunicorn_source": source}, playbook=DEPLOY)
+    assert rows(host, name) == 1
+
+
+def test_second_that_comes_to_the_database_waits_for_the_first(host, on_host):
+    """The lock in the database itself, which also holds between two controllers and two inventories."""
+    hold = "runuser -u postgres -- psql -d throat -Atqc \"SELECT pg_advisory_lock(hashtext('throat.stack migrations')), pg_sleep(4)\""
+    script = (ROOT / "roles/throat_gunicorn/files/site_state.py").read_text()
+    host.check_output(f"systemd-run --unit=test-lock-holder {hold}; sleep 1")
+    start = time.monotonic()
+    desired = json.dumps({"database": {"host": "/run/postgresql", "dbname": "throat", "user": "throat"}})
+    said = on_host(f"cd /opt/throat/current && runuser -u throat -- .venv/bin/python -c {shlex.quote(script)} migrate", stdin=desired)
+    assert said == '{"applied": []}' and time.monotonic() - start > 2
+
+
+def test_everything_is_as_the_inventory_says_in_the_end(run_site, serving):
+    run_site()
+    assert run_site().changed == 0
