@@ -38,6 +38,7 @@ class FilterModule:
             topology.guarded_services,
             topology.host_addresses,
             workers.complete_workers,
+            workers.site_name,
             workers.status_table,
             workers.units,
             workers.upstreams,

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.throat.stack.plugins.plugin_utils.workers import complete_workers
+from ansible_collections.throat.stack.plugins.plugin_utils.workers import complete_workers, site_name
 
 # Tiers that other hosts talk to, and whether they do so in the clear.
 TIERS = {"postgres": False, "pgbouncer": False, "redis": True, "throat_gunicorn": True, "nginx": True}
@@ -71,9 +71,11 @@ def app_workers(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, 
     found = {}
     # Without application hosts in the inventory, a web server asks workers beside it.
     for host in groups.get("throat_gunicorn") or groups.get("nginx", ())[:1]:
-        entries, address, port = (hostvars[host].get(name, defaults[name]) for name in (f"throat_gunicorn_{option}" for option in ("workers", "listen_address", "listen_port")))
+        entries, address, port, config = (
+            hostvars[host].get(name, defaults[name]) for name in (f"throat_gunicorn_{option}" for option in ("workers", "listen_address", "listen_port", "config_name"))
+        )
         reached = addresses[host] if set(groups.get("nginx", ())) - {host} else ""
-        found[host] = complete_workers(entries, address or reached, port)
+        found[host] = complete_workers(entries, address or reached, port, site_name(config))
     return found
 
 

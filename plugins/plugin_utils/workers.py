@@ -21,19 +21,27 @@ OPTIONS = ("name", "class", "processes", "threads", "connections", "database_con
 SOCKETIO_POOL = 10
 # What proves that a worker serves: a page read from the database, or (socketio) a handshake.
 HEALTH_PATHS = {"sync": "/all/new", "gevent": "/all/new", "socketio": "/socket.io/?EIO=4&transport=polling"}
-# Restarts the async workers after Redis.
-FOLLOWER = "throat-follow-redis.service"
+# Name of the unit that restarts the async workers after Redis.
+FOLLOWER = "follow-redis"
 
 
-def complete_workers(workers: Sequence[Mapping[str, Any]], address: str = "", port: int = 5000) -> list[dict[str, Any]]:
+def site_name(config_name: str) -> str:
+    """Return what the site of a configuration is called on its hosts: its user, directories, units and database.
+
+    The underscore keeps them apart: throat-*.service are the units of one site and never those of throat_test.
+    """
+    return "throat" if config_name == "production" else f"throat_{config_name}"
+
+
+def complete_workers(workers: Sequence[Mapping[str, Any]], address: str = "", port: int = 5000, site: str = "throat") -> list[dict[str, Any]]:
     """Return the worker entries with every option filled in, and `health_path` added.
 
-    address: where they listen that do not say so, at ports from `port` on in their order; empty for a unix socket each.
+    address: where they listen that do not say so, at ports from `port` on in their order; empty for a unix socket each, in /run/<site>.
     """
     completed = []
     for number, worker in enumerate(workers):
         host = f"[{address}]" if ":" in address else address
-        entry = {"listen": f"{host}:{int(port) + number}" if address else f"/run/throat/{worker['name']}.sock", "environment": {}, **DEFAULTS[worker["class"]]}
+        entry = {"listen": f"{host}:{int(port) + number}" if address else f"/run/{site}/{worker['name']}.sock", "environment": {}, **DEFAULTS[worker["class"]]}
         entry.update({key: value for key, value in worker.items() if value is not None})
         served = int(entry["threads"] if entry["class"] == "sync" else entry["connections"])
         entry.setdefault("database_connections", min(served, SOCKETIO_POOL) if entry["class"] == "socketio" else served)
@@ -53,7 +61,7 @@ def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         where = f"throat_gunicorn_workers: worker {name}"
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             errors.append(f"{where}: a name is made of lower-case letters, digits and dashes; rename it")
-        if f"throat-{name}.service" == FOLLOWER:
+        if name == FOLLOWER:
             errors.append(f"{where}: this name belongs to a unit of the role; rename it")
         if name in names:
             errors.append(f"{where}: named twice; give each entry a name of its own")
@@ -100,32 +108,32 @@ def upstreams(hosts: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     return made
 
 
-def units(workers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def units(workers: Sequence[Mapping[str, Any]], site: str = "throat") -> list[dict[str, Any]]:
     """Return the systemd units of an app host: [{"name", "template", "worker"}], the socket of a worker before its service.
 
     workers: completed entries.
     """
     made = [
-        {"name": f"throat-{worker['name']}.{kind}", "template": f"throat.{kind}.j2", "worker": worker} for worker in workers for kind in ("socket", "service")
+        {"name": f"{site}-{worker['name']}.{kind}", "template": f"throat.{kind}.j2", "worker": worker} for worker in workers for kind in ("socket", "service")
     ]
-    return [*made, {"name": FOLLOWER, "template": f"{FOLLOWER}.j2", "worker": None}]
+    return [*made, {"name": f"{site}-{FOLLOWER}.service", "template": f"throat-{FOLLOWER}.service.j2", "worker": None}]
 
 
 def worker_states(
-    workers: Sequence[Mapping[str, Any]], modified: Mapping[str, float], configs: Sequence[str], current: float, rewritten: Sequence[str] = ()
+    workers: Sequence[Mapping[str, Any]], modified: Mapping[str, float], configs: Sequence[str], current: float, rewritten: Sequence[str] = (), site: str = "throat"
 ) -> dict[str, str]:
     """Return what each worker needs: {name: "restarted", "reloaded" or "started"}.
 
     A reload goes over to the live release and the configuration of now; a changed unit needs a restart.
     Decided by what is on disk, so that a run that was interrupted after a change is made good by the next one.
-    modified: path to seconds of the last change, of the units, of configs and of /run/throat/throat-<name>.started, which systemd touches
+    modified: path to seconds of the last change, of the units, of configs and of /run/<site>/<site>-<name>.started, which systemd touches
     whenever it starts or reloads the worker; configs: paths of what gunicorn reads at a start or reload; current: when the live release was switched,
     infinite when this run has done it; rewritten: units that this run has written since.
     """
     states = {}
     for worker in workers:
-        unit = f"throat-{worker['name']}"
-        began = modified.get(f"/run/throat/{unit}.started", 0.0)
+        unit = f"{site}-{worker['name']}"
+        began = modified.get(f"/run/{site}/{unit}.started", 0.0)
         files = [modified.get(f"/etc/systemd/system/{unit}.{kind}", 0.0) for kind in ("socket", "service")]
         if unit in rewritten or max(files) > began:
             states[worker["name"]] = "restarted"

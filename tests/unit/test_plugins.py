@@ -159,7 +159,19 @@ def test_entries_of_a_class_share_an_upstream_and_websockets_stay_with_one_serve
 def test_units_are_a_socket_and_a_service_per_worker_and_one_that_follows_redis():
     entries = workers.complete_workers(GOOD)
     named = [unit["name"] for unit in workers.units(entries)]
-    assert named == ["throat-sync.socket", "throat-sync.service", "throat-socketio.socket", "throat-socketio.service", workers.FOLLOWER]
+    assert named == ["throat-sync.socket", "throat-sync.service", "throat-socketio.socket", "throat-socketio.service", "throat-follow-redis.service"]
+
+
+def test_everything_of_a_second_site_is_named_after_it():
+    site = workers.site_name("test")
+    assert (workers.site_name("production"), site) == ("throat", "throat_test")
+    (entry,) = workers.complete_workers([{"name": "sync", "class": "sync"}], site=site)
+    assert entry["listen"] == "/run/throat_test/sync.sock"
+    named = [unit["name"] for unit in workers.units([entry], site)]
+    assert named == ["throat_test-sync.socket", "throat_test-sync.service", "throat_test-follow-redis.service"]
+    modified = {"/run/throat_test/throat_test-sync.started": 9.0, "/etc/systemd/system/throat_test-sync.service": 5.0}
+    assert workers.worker_states([entry], modified, ["/etc/throat_test/config.yaml"], 5.0, [], site) == {"sync": "started"}
+    assert workers.worker_states([entry], {"/run/throat/throat-sync.started": 9.0}, ["/etc/throat_test/config.yaml"], 5.0, [], site) == {"sync": "reloaded"}
 
 
 LOCKED = "a-b==1 \\\n    --hash=sha256:00\npyyaml==5.4.1 ; python_version >= '3' \\\n    --hash=sha256:11\nz==2 \\\n    --hash=sha256:22\n"
@@ -300,7 +312,7 @@ def test_a_site_has_one_server_of_each_kind():
 
 def test_workers_listen_where_web_servers_of_other_hosts_reach_them():
     hosts = {"a": {"throat_address": "10.0.0.1"}, "b": {"throat_address": "10.0.0.2", "throat_gunicorn_listen_port": 6000}}
-    defaults = {"throat_gunicorn_workers": GOOD, "throat_gunicorn_listen_address": "", "throat_gunicorn_listen_port": 5000}
+    defaults = {"throat_gunicorn_workers": GOOD, "throat_gunicorn_listen_address": "", "throat_gunicorn_listen_port": 5000, "throat_gunicorn_config_name": "production"}
     groups = {"throat": ["a", "b"], "throat_gunicorn": ["a", "b"], "nginx": ["a"]}
     found = topology.app_workers(hosts, groups, defaults)
     assert [entry["listen"] for host in found for entry in found[host]] == ["/run/throat/sync.sock", "/run/throat/socketio.sock", "10.0.0.2:6000", "10.0.0.2:6001"]

@@ -5,6 +5,7 @@
 Usage: follow_redis.py <unit>...    (runs until it is stopped)
 Asks Redis every two seconds which process it is; another one, or none for a while, means that the connections of the workers are gone.
 """
+import pathlib
 import subprocess
 import sys
 import time
@@ -14,8 +15,8 @@ import yaml
 
 
 def connect():
-    """Address and password are those of now."""
-    with open("/etc/throat/config.yaml") as file:
+    """Address and password are those of now, in the configuration beside this file."""
+    with pathlib.Path(__file__).with_name("config.yaml").open() as file:
         return redis.from_url(yaml.safe_load(file)["app"]["redis_url"], socket_timeout=10)
 
 

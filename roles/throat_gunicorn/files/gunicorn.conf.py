@@ -12,9 +12,9 @@ import signal
 
 from gunicorn import systemd
 
-CURRENT = "/opt/throat/current"
-# gunicorn stays in the directory that "current" was when it started.
+# gunicorn stays in the directory that "current" was when it started: /opt/<site>/releases/<release>.
 RELEASE = os.path.basename(os.getcwd())
+CURRENT = pathlib.Path.cwd().parents[1] / "current"
 
 
 def pre_exec(server):
