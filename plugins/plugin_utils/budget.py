@@ -188,6 +188,10 @@ def read_site(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
         errors.append(f"postgres_settings on {server}: max_connections is counted in the connection budget; set postgres_max_connections instead")
     reserved = number(server, "superuser_reserved_connections", 0, settings.get("superuser_reserved_connections", SUPERUSER_RESERVED)) or 0
     reserved += number(server, "reserved_connections", 0, settings.get("reserved_connections", 0)) or 0
+    limit = number(server or first, "postgres_max_connections", 1)
+    # A second site on the machine has to do with what the first one has made of the server: Debian's default, or what this inventory says that it is.
+    if limit is None and server and hostvars[server].get("throat_gunicorn_config_name", "production") != "production":
+        limit = int(defaults["postgres_max_connections"])
     headroom, timeout = number(first, "throat_database_headroom"), number(first, "throat_gunicorn_database_pool_timeout")
     return Site(
         pooling,
@@ -195,7 +199,7 @@ def read_site(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
         tuple(poolers),
         pooler_of,
         server,
-        max_connections=number(server or first, "postgres_max_connections", 1),
+        max_connections=limit,
         superuser_reserved=reserved,
         headroom=Site.headroom if headroom is None else headroom,
         pool_timeout=Site.pool_timeout if timeout is None else timeout,
