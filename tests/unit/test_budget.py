@@ -16,7 +16,7 @@ CASES = yaml.safe_load(DATA.read_text())
 SYNC = {"name": "sync", "class": "sync", "processes": 2}
 GEVENT = {"name": "gevent", "class": "gevent", "connections": 40}
 SOCKETIO = {"name": "socketio", "class": "socketio", "connections": 1000}
-DEFAULTS = {"throat_gunicorn_workers": [GEVENT, SOCKETIO]}
+DEFAULTS = {"throat_gunicorn_workers": [GEVENT, SOCKETIO], "postgres_max_connections": 100}
 
 
 def inventory(apps=1, poolers="own", servers=("db1",), workers=(SYNC, GEVENT, SOCKETIO), vars=None, hosts=None):

@@ -13,4 +13,4 @@ def site_spec():
 
 def test_missing_secret_of_the_site_is_named(site_spec):
     lines = argument_errors(site_spec, {"throat_public_url": "https://x", "throat_redis_password": "a", "throat_secret_key": "b", "throat_admin_password": "c"})
-    assert lines == ["throat_database_password: not set, but required (Password of the database role throat). It is a secret: keep it in a vault."]
+    assert lines == ["throat_database_password: not set, but required (Password of the site's database role). It is a secret: keep it in a vault."]

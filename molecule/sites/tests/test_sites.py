@@ -1,0 +1,172 @@
+"""Two sites on one host, seen from outside: what one of them has, the other does not know."""
+
+import re
+import subprocess
+import time
+
+import pytest
+
+UNITS = ("sync", "gevent", "socketio", "follow-redis")
+TITLES = "SELECT title FROM sub_post"
+
+
+def test_each_answers_under_its_own_name_from_its_own_database(first, second, forget_limits, query):
+    posts = {first: f"First {time.time()}", second: f"Second {time.time()}"}
+    for site, title in posts.items():
+        site.write(title)
+    pages = {site: site.visitor().get(f"{site.url}/all/new").text for site in posts}
+    assert "<title>Throat</title>" in pages[first] and "<title>The second site</title>" in pages[second]
+    for site, other in ((first, second), (second, first)):
+        assert posts[site] in pages[site] and posts[other] not in pages[site]
+        assert posts[site] in query(site.name, TITLES) and posts[other] not in query(site.name, TITLES)
+
+
+@pytest.mark.parametrize("path", ["/all/new", "/register", "/socket.io/?EIO=4&transport=polling", "/static/robots.txt"])
+def test_every_worker_class_of_both_answers(pair, forget_limits, path):
+    site, _ = pair
+    assert site.visitor().get(site.url + path).status_code == 200
+
+
+def test_neither_reads_the_database_of_the_other(pair, on_host):
+    own, other = pair
+
+    def select(user: str, options: str) -> bool:
+        return on_host(f"PGPASSWORD={own.secret('database_password')} runuser -u {user} -- psql {options} -Atqc 'SELECT 1' 2>&1 || true") == "1"
+
+    assert select(own.name, f"-d {own.name}")
+    assert select("nobody", f"-h 127.0.0.1 -U {own.name} -d {own.name}")
+    for port in (5432, 6432):
+        for role in (own.name, other.name, "postgres"):
+            assert not select(own.name, f"-p {port} -U {role} -d {other.name}"), f"{role} over the socket of {port}"
+            assert not select("nobody", f"-p {port} -h 127.0.0.1 -U {role} -d {other.name}"), f"{role} over TCP to {port}"
+
+
+def test_neither_reads_the_files_or_reaches_the_workers_of_the_other(pair, on_host):
+    own, other = pair
+    assert on_host(f"stat -c '%U:%G %a' /etc/{own.name}/config.yaml") == f"root:{own.name} 640"
+    assert "Permission denied" in on_host(f"runuser -u {own.name} -- cat /etc/{other.name}/config.yaml 2>&1 || true")
+    assert "Permission denied" in on_host(f"runuser -u {own.name} -- touch /var/lib/{other.name}/uploads/x 2>&1 || true")
+    worker = "curl -s -o /dev/null -w '%{http_code}' -H 'X-Forwarded-For: 127.0.0.1' --unix-socket"
+    assert on_host(f"runuser -u {own.name} -- {worker} /run/{other.name}/sync.sock http://localhost/ || true") == "000"
+
+
+def test_neither_is_let_into_the_redis_of_the_other(pair, on_host):
+    own, other = pair
+    assert on_host(f"{own.redis} PING") == "PONG"
+    assert "WRONGPASS" in on_host(f"redis-cli -p {other.redis_port} --user throat --pass {own.secret('redis_password')} PING 2>&1")
+    assert on_host(f"redis-cli -p {own.redis_port} PING 2>&1").startswith("NOAUTH")
+
+
+def test_session_of_one_is_unknown_to_the_other(pair, forget_limits):
+    own, other = pair
+    cookies = own.admin().cookies.get_dict()
+    assert "/u/admin" in own.visitor(cookies).get(f"{own.url}/").text
+    page = other.visitor(cookies).get(f"{other.url}/")
+    assert page.status_code == 200 and "/u/admin" not in page.text and "Log in" in page.text
+
+
+def test_rate_limit_of_one_does_not_limit_the_other(pair, forget_limits):
+    own, other = pair
+    visitor = own.visitor()
+    codes = [visitor.get(f"{own.url}/_ref/whoami").status_code for _ in range(65)]
+    assert codes == [200] * 60 + [429] * 5
+    assert other.visitor().get(f"{other.url}/_ref/whoami").status_code == 200
+
+
+def test_websocket_message_of_one_does_not_reach_the_other(pair, forget_limits):
+    own, other = pair
+    (own_tab, own_heard), (other_tab, other_heard) = own.listen(), other.listen()
+    try:
+        time.sleep(1)
+        title = f"Announced {time.time()}"
+        own.write(title)
+        deadline = time.monotonic() + 10
+        while not own_heard and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)
+        assert (own_heard, other_heard) == ([title], [])
+    finally:
+        own_tab.disconnect()
+        other_tab.disconnect()
+
+
+def test_run_of_one_changes_nothing_of_either(first, second, run_site, state):
+    before = state(first), state(second)
+    for site in (first, second, first):
+        assert run_site(inventory=site.inventory).changed == 0, site.name
+        assert run_site({}, "--check", "--diff", inventory=site.inventory).changed == 0, site.name
+    assert (state(first), state(second)) == before
+
+
+def test_nginx_warns_of_nothing_and_refuses_names_that_are_nobodys(first, second, on_host):
+    assert on_host("nginx -t -q 2>&1") == ""
+    for site in (first, second):
+        port = site.url.rpartition(":")[2]
+        assert on_host(f"curl -sk -o /dev/null -w '%{{http_code}}' --connect-to ::127.0.0.1:{port} https://other.example.com/ || true") == "000"
+    assert on_host("curl -s -o /dev/null -w '%{http_code} %{redirect_url}' http://localhost/") == f"301 {first.url}/"
+    assert on_host("curl -s -o /dev/null -w '%{http_code} %{redirect_url}' http://localhost:8080/") == f"301 {second.url}/"
+
+
+def test_each_is_closed_for_maintenance_by_itself(pair, forget_limits, run_site):
+    own, other = pair
+    run_site(None, "-e", "maintenance=on", playbook="playbooks/maintenance.yml", inventory=own.inventory)
+    codes = [site.visitor().get(f"{site.url}/").status_code for site in (own, other)]
+    run_site(None, "-e", "maintenance=off", playbook="playbooks/maintenance.yml", inventory=own.inventory)
+    assert codes == [503, 200]
+
+
+def test_status_shows_the_workers_of_its_own_site(pair, run_site):
+    own, _ = pair
+    shown = run_site(None, playbook="playbooks/status.yml", inventory=own.inventory).output
+    assert re.findall(r"(\S+)-(?:sync|gevent|socketio) +active", shown) == [own.name] * 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"throat_gunicorn_config_name": "Test-2"}, "throat_gunicorn_config_name: Test-2, but must be made of lower-case letters and digits, a letter first"),
+        ({"throat_database_pooling": "pgbouncer"}, "throat_database_pooling: pgbouncer, but the machine's PgBouncer belongs to the site of the configuration production"),
+        ({"throat_firewall": "host"}, "throat_firewall: host, but the machine's firewall belongs to the site of the configuration production"),
+        ({"redis_port": 6379}, "redis_port: 6379, but that is the Redis of the site of the configuration production"),
+        ({"redis_instance": ""}, "redis_instance: empty, but that is the Redis of the site of the configuration production"),
+        ({"throat_database_headroom": 46}, "postgres_max_connections on throat-stack-sites: 100 is less than the 101 connections"),
+    ],
+    ids=["name", "pooler", "firewall", "redis-port", "redis-instance", "budget"],
+)
+def test_second_site_that_takes_what_is_the_firsts_is_refused(second, run_site, variables, said):
+    run = run_site(variables, inventory=second.inventory, check=False)
+    assert run.returncode != 0 and run.changed == 0 and said in run.said
+
+
+def test_deploy_of_one_leaves_the_other_alone(pair, run_site, release, state, forget_limits):
+    own, other = pair
+    before, old = state(other), own.visitor().get(f"{own.url}/").headers["X-Throat-Release"]
+    source = release({"app/views.py": f"\n# {time.time()}\n"}, own.name)
+    run_site({"throat_gunicorn_source": source}, playbook="playbooks/deploy.yml", inventory=own.inventory)
+    assert state(other) == before
+    assert own.visitor().get(f"{own.url}/").headers["X-Throat-Release"] != old
+    run_site(None, playbook="playbooks/rollback.yml", inventory=own.inventory)
+    assert state(other) == before
+    assert own.visitor().get(f"{own.url}/").headers["X-Throat-Release"] == old
+
+
+def test_both_share_a_port_by_their_names(first, second, run_site, on_host, forget_limits):
+    run_site({"throat_public_url": "https://test.example.com:8454", "nginx_http_port": 80, "throat_check_url": first.url}, inventory=second.inventory)
+    assert on_host("nginx -t -q 2>&1") == ""
+    for name, title in (("localhost", "Throat"), ("test.example.com", "The second site")):
+        assert f"<title>{title}</title>" in on_host(f"curl -sk --connect-to ::127.0.0.1: https://{name}:8454/all/new")
+        assert on_host(f"curl -s -o /dev/null -w '%{{redirect_url}}' --connect-to ::127.0.0.1: http://{name}/") == f"https://{name}:8454/"
+    assert on_host("curl -sk -o /dev/null -w '%{http_code}' --connect-to ::127.0.0.1: https://other.example.com:8454/ || true") == "000"
+    run_site(inventory=second.inventory)
+
+
+def test_both_come_back_after_a_reboot(first, second, on_host, forget_limits):
+    subprocess.run(["docker", "restart", on_host("hostname")], check=True, capture_output=True)
+    began = time.monotonic()
+    assert on_host("systemctl is-system-running --wait") == "running"
+    for site in (first, second):
+        for unit in UNITS:
+            assert on_host(f"systemctl is-active {site.name}-{unit}") == "active"
+        for path in ("/all/new", "/register", "/socket.io/?EIO=4&transport=polling"):
+            assert site.visitor().get(site.url + path).status_code == 200
+    print(f"both answer {time.monotonic() - began:.1f} s after the reboot")
