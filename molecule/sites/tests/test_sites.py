@@ -90,10 +90,26 @@ def test_websocket_message_of_one_does_not_reach_the_other(pair, forget_limits):
         other_tab.disconnect()
 
 
+def test_restart_of_ones_redis_restarts_its_own_async_workers_alone(pair, on_host, state, first):
+    own, other = pair
+
+    def started() -> list[str]:
+        return on_host(f"systemctl show -p InvocationID --value {own.name}-sync {own.name}-gevent {own.name}-socketio").split()
+
+    before, theirs = started(), state(other)
+    on_host(f"systemctl restart redis-server{'' if own is first else '@' + own.name}")
+    deadline = time.monotonic() + 30
+    while {before[1], before[2]} & set(started()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert [then == now for then, now in zip(before, started())] == [True, False, False]
+    assert state(other) == theirs
+
+
 def test_run_of_one_changes_nothing_of_either(first, second, run_site, state):
     before = state(first), state(second)
     for site in (first, second, first):
         assert run_site(inventory=site.inventory).changed == 0, site.name
+    for site in (first, second):
         assert run_site({}, "--check", "--diff", inventory=site.inventory).changed == 0, site.name
     assert (state(first), state(second)) == before
 
@@ -163,7 +179,7 @@ def test_both_share_a_port_by_their_names(first, second, run_site, on_host, forg
 def test_both_come_back_after_a_reboot(first, second, on_host, forget_limits):
     subprocess.run(["docker", "restart", on_host("hostname")], check=True, capture_output=True)
     began = time.monotonic()
-    assert on_host("systemctl is-system-running --wait") == "running"
+    assert on_host("until systemctl is-system-running --wait 2>/dev/null | grep .; do sleep 0.2; done") == "running"
     for site in (first, second):
         for unit in UNITS:
             assert on_host(f"systemctl is-active {site.name}-{unit}") == "active"
