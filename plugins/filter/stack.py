@@ -35,6 +35,7 @@ class FilterModule:
             topology.address_errors,
             topology.app_workers,
             topology.as_network,
+            topology.group_errors,
             topology.guarded_services,
             topology.host_addresses,
             workers.complete_workers,

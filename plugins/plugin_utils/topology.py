@@ -1,7 +1,8 @@
-"""Where the hosts of an inventory reach each other."""
+"""Which hosts of an inventory do what, and where they reach each other."""
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from ansible_collections.throat.stack.plugins.plugin_utils.workers import comple
 
 # Tiers that other hosts talk to, and whether they do so in the clear.
 TIERS = {"postgres": False, "pgbouncer": False, "redis": True, "throat_gunicorn": True, "nginx": True}
+# Every group of the inventory that a role is for.
+ROLE_GROUPS = (*TIERS, "throat_build")
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 
 
@@ -21,6 +24,51 @@ def host_addresses(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
 def members(groups: Mapping[str, Sequence[str]], tiers: Iterable[str]) -> list[str]:
     """Return the hosts of these tiers, each once."""
     return list(dict.fromkeys(host for tier in tiers for host in groups.get(tier, ())))
+
+
+def group_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return one line for each group that the site cannot do without and that has no host, and for each that is misspelt.
+
+    An inventory may have some tiers only, and groups of its own: what no host needs is not missed, and a host of no role
+    is refused only where the name of its group is nearly that of a role's.
+    """
+    unknown = [group for group in groups if group not in (*ROLE_GROUPS, "throat", "all", "ungrouped")]
+    apps, webs, poolers = (list(groups.get(group, ())) for group in ("throat_gunicorn", "nginx", "pgbouncer"))
+    pooled = [host for host in apps if hostvars[host].get("throat_database_pooling", "pgbouncer") == "pgbouncer"]
+    direct = [host for host in apps if host not in pooled]
+    # A web server alone may ask workers that others run; with a database or Redis beside it the site is whole.
+    whole = members(groups, ("postgres", "pgbouncer", "redis"))
+    # Group to those who need it: their group, hosts, and the variable by which the operator names something else instead.
+    needs = {
+        "throat_gunicorn": [("nginx", webs if whole else [], "nginx_upstreams")],
+        "nginx": [("throat_gunicorn", apps, "")],
+        "redis": [("throat_gunicorn", apps, "throat_gunicorn_redis_url")],
+        "pgbouncer": [("throat_gunicorn", pooled, "throat_gunicorn_database")],
+        "postgres": [
+            ("throat_gunicorn", apps, "throat_gunicorn_migration_database"),
+            ("throat_gunicorn", direct, "throat_gunicorn_database"),
+            ("pgbouncer", poolers if pooled else [], "pgbouncer_databases"),
+        ],
+    }
+    missing = {}
+    for group, rows in needs.items():
+        needy = [(f"{host} ({tier})", variable) for tier, hosts, variable in rows for host in hosts if variable not in hostvars[host]]
+        if needy and not groups.get(group):
+            who, variables = (list(dict.fromkeys(column)) for column in zip(*needy))
+            instead = "throat_database_pooling to peewee or none" if group == "pgbouncer" else " and ".join(filter(None, variables))
+            near = difflib.get_close_matches(group, unknown, n=1)
+            advice = f"is {near[0]} meant for it?" if near else "add one" + (f", or set {instead}" if instead else "")
+            missing[group] = f"{group}: no host of the inventory is in this group, but {', '.join(who)} cannot do without; {advice}"
+
+    idle = set(groups.get("throat", ())) - set(members(groups, ROLE_GROUPS))
+    misspelt = []
+    for group in unknown:
+        hosts = [host for host in groups[group] if host in idle]
+        # Nearer than above, since a group of the operator's own is no mistake: ngnix is, nginx_old is not.
+        near = difflib.get_close_matches(group, ROLE_GROUPS, n=1, cutoff=0.8)
+        if hosts and near and near[0] not in missing:
+            misspelt.append(f"{group}: no role is for this group, and {', '.join(hosts)} would do nothing; is {near[0]} meant?")
+    return [*missing.values(), *misspelt]
 
 
 def address_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+import yaml
 from ansible_collections.throat.stack.plugins.action import deploy_lock
 from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, topology, workers
 
@@ -308,6 +309,68 @@ def test_a_site_has_one_server_of_each_kind():
     hosts = {"a": {"throat_address": "10.0.0.1"}, "b": {"throat_address": "10.0.0.2"}}
     (line,) = topology.address_errors(hosts, {"throat": ["a", "b"], "redis": ["a", "b"]})
     assert line == "redis: a, b are in this group, but a site has one; take the others out"
+
+
+ONE = {"throat": ["a1"]} | {group: ["a1"] for group in ("postgres", "pgbouncer", "redis", "throat_gunicorn", "nginx")}
+
+
+def without(*names, **more):
+    """The groups of a site on one host, but for some, and with more."""
+    return {group: hosts for group, hosts in ONE.items() if group not in names} | more
+
+
+@pytest.mark.parametrize(
+    ("groups", "variables", "said"),
+    [
+        (ONE, {}, []),
+        ({**ONE, "debian": ["a1"], "nginx_old": ["a1"]}, {}, []),
+        (without("nginx", ngnix=["a1"]), {}, ["nginx: no host of the inventory is in this group, but a1 (throat_gunicorn) cannot do without; is ngnix meant for it?"]),
+        (without("nginx"), {}, ["nginx: no host of the inventory is in this group, but a1 (throat_gunicorn) cannot do without; add one"]),
+        (without("nginx", nginx=[]), {}, ["cannot do without; add one"]),
+        (without("redis"), {}, ["redis: no host of the inventory is in this group, but a1 (throat_gunicorn) cannot do without; add one, or set throat_gunicorn_redis_url"]),
+        (without("redis"), {"throat_gunicorn_redis_url": "redis://x"}, []),
+        (without("pgbouncer"), {}, ["pgbouncer: no host of the inventory is in this group, but a1 (throat_gunicorn) cannot do without; add one, or set throat_database_pooling to peewee or none"]),
+        (without("pgbouncer"), {"throat_database_pooling": "none"}, []),
+        (without("pgbouncer"), {"throat_gunicorn_database": {}}, []),
+        (
+            without("postgres"),
+            {},
+            [
+                "postgres: no host of the inventory is in this group, but a1 (throat_gunicorn), a1 (pgbouncer) cannot do without; "
+                "add one, or set throat_gunicorn_migration_database and pgbouncer_databases"
+            ],
+        ),
+        (without("postgres"), {"throat_gunicorn_migration_database": {}, "pgbouncer_databases": []}, []),
+        (without("postgres", "pgbouncer"), {"throat_gunicorn_migration_database": {}, "throat_database_pooling": "none"}, ["add one, or set throat_gunicorn_database"]),
+        (without("postgres", "pgbouncer"), {"throat_gunicorn_migration_database": {}, "throat_gunicorn_database": {}}, []),
+        (without("throat_gunicorn", throat_gunicron=["a1"]), {}, ["throat_gunicorn: no host of the inventory is in this group, but a1 (nginx) cannot do without; is throat_gunicron meant for it?"]),
+        (without("throat_gunicorn"), {"nginx_upstreams": []}, []),
+        ({"throat": ["a1"], "nginx": ["a1"]}, {}, []),
+        ({"throat": ["a1"], "postgres": ["a1"], "pgbouncer": ["a1"]}, {}, []),
+        ({"throat": ["a1"]}, {}, []),
+        ({"throat": ["a1"], "monitoring": ["a1"], "throat_backup": ["a1"]}, {}, []),
+        ({"throat": ["a1"], "postgres": [], "postgresql": ["a1"]}, {}, ["postgresql: no role is for this group, and a1 would do nothing; is postgres meant?"]),
+    ],
+)
+def test_group_that_the_site_cannot_do_without_is_named(groups, variables, said):
+    lines = topology.group_errors({"a1": variables}, {"all": ["a1"], "ungrouped": [], **groups})
+    assert len(lines) == len(said) and all(line.endswith(part) for part, line in zip(said, lines))
+
+
+def test_host_of_a_misspelt_group_is_named_although_others_are_in_the_right_one():
+    (line,) = topology.group_errors({"a1": {}, "a2": {}}, {**ONE, "throat": ["a1", "a2"], "throat-gunicorn": ["a1", "a2"]})
+    assert line == "throat-gunicorn: no role is for this group, and a2 would do nothing; is throat_gunicorn meant?"
+
+
+@pytest.mark.parametrize(
+    "inventory",
+    [path for pattern in ("inventories/*", "molecule/*/inventory", "molecule/tiers/moved") for path in sorted(ROOT.glob(pattern))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_every_inventory_of_ours_has_its_groups(inventory):
+    site = yaml.safe_load((inventory / "hosts.yml").read_text())["throat"]
+    groups = {"throat": list(site["hosts"])} | {name: list(group["hosts"]) for name, group in site.get("children", {}).items()}
+    assert topology.group_errors({host: variables or {} for host, variables in site["hosts"].items()}, groups) == []
 
 
 def test_workers_listen_where_web_servers_of_other_hosts_reach_them():
