@@ -411,7 +411,7 @@ def test_lock_of_a_deploy_is_overridden_when_that_deploy_is_dead(holder, seconds
 
 
 def test_status_of_all_workers_is_a_table():
-    shown = "Id=throat-sync.service\nActiveState=active\nStatusText=release 0123456789ab\nActiveEnterTimestamp=now\n\nId=throat-gevent.service\nActiveState=failed\nStatusText=x\n"
+    shown = "Id=throat-sync.service\nActiveState=active\nStatusText=release 0123456789ab\nStateChangeTimestamp=now\n\nId=throat-gevent.service\nActiveState=failed\nStatusText=x\n"
     assert workers.status_table({"app1": shown, "app2": ""}).splitlines() == [
         "host  worker         state        release       since",
         "app1  throat-sync    active       0123456789ab  now",
