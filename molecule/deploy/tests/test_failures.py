@@ -134,6 +134,19 @@ def test_second_that_comes_to_the_database_waits_for_the_first(host, on_host):
     assert said == '{"applied": []}' and time.monotonic() - start > 2
 
 
+def test_reason_why_the_database_cannot_be_as_declared_is_said(run_site, host, serving):
+    before = serving()
+    sql = "cd / && runuser -u postgres -- psql -d throat -Atqc 'ALTER TABLE sub "
+    host.check_output(f"{sql} ADD CONSTRAINT test_refuses CHECK (name <> $$refused$$)'")
+    run = run_site({"throat_gunicorn_default_subs": ["welcome", "refused"]}, playbook=DEPLOY, check=False)
+    host.check_output(f"{sql} DROP CONSTRAINT test_refuses'")
+    assert run.returncode != 0
+    assert f"sub refused is missing, sub refused is no default); release {before} goes on serving" in run.said
+    # Not the row itself, which might be the administrator's.
+    assert "PostgreSQL refused: new row" in run.said and "test_refuses" in run.said and "Failing row" not in run.said
+    assert serving() == before
+
+
 def test_everything_is_as_the_inventory_says_in_the_end(run_site, serving):
     run_site()
     assert run_site().changed == 0

@@ -157,15 +157,19 @@ def main():
         print(json.dumps(migrate(connection)))
         return
     apply = action == "apply"
-    with connection, connection.cursor() as cursor:
-        seen, pending, _ = history(cursor)
-        if pending and not apply:
-            differences = ["the database is not migrated"]
-            changed_settings = []
-        else:
-            changed_settings = settings(cursor, desired["settings"], apply)
-            owner, differences = administrator(cursor, desired["admin"], apply)
-            differences += default_subs(cursor, desired["default_subs"], owner, apply)
+    try:
+        with connection, connection.cursor() as cursor:
+            seen, pending, _ = history(cursor)
+            if pending and not apply:
+                differences = ["the database is not migrated"]
+                changed_settings = []
+            else:
+                changed_settings = settings(cursor, desired["settings"], apply)
+                owner, differences = administrator(cursor, desired["admin"], apply)
+                differences += default_subs(cursor, desired["default_subs"], owner, apply)
+    except psycopg2.Error as error:
+        # Its first line only: the others may show the row that was refused, the administrator's hashed password in it.
+        sys.exit("PostgreSQL refused: " + str(error).partition("\n")[0])
     if apply and changed_settings:
         # After the commit: a worker that reads in between would cache the old value again for five minutes.
         import redis
