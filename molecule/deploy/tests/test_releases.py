@@ -127,7 +127,22 @@ def test_deploy_and_rollback_are_noticed_by_nobody(release, run_site, host, url,
 
     again = run_site({"throat_gunicorn_source": source}, playbook=DEPLOY, check=False)
     assert again.returncode != 0 and again.changed == 0
-    assert f"Release {bad} was rolled back and is marked as bad" in again.said
+    assert f"Release {bad} was rolled back and is marked as bad; stay on the live one (-e throat_gunicorn_release={good}, or its version" in again.said
     unknown = run_site({"throat_gunicorn_release": "0123456789ab"}, playbook=DEPLOY, check=False)
     assert unknown.returncode != 0 and "throat_gunicorn_release: 0123456789ab is not kept on throat-stack-deploy" in unknown.said
     assert serving(url, flush_limits) == {good} and run_site().changed == 0
+
+
+def test_way_back_is_kept_however_many_releases_have_failed(release, host, run_site, url, flush_limits):
+    run_site(playbook=DEPLOY)
+    (first,) = serving(url, flush_limits)
+    run_site({"throat_gunicorn_source": release({"app/views.py": "\n# the second that serves\n"}, "second")}, playbook=DEPLOY)
+    (second,) = serving(url, flush_limits)
+    for number in range(3):
+        run = run_site({"throat_gunicorn_source": release({"throat_prod.py": f'raise RuntimeError("broken {number}")\n'}, f"broken{number}")}, playbook=DEPLOY, check=False)
+        assert run.returncode != 0 and f"RuntimeError: broken {number}" in run.said
+        kept = host.check_output("ls /opt/throat/releases").split()
+        assert {first, second} < set(kept) and len(kept) == 3
+    # The second has seen the migrations of other tests.
+    run_site({"across_migrations": True}, playbook="playbooks/rollback.yml")
+    assert serving(url, flush_limits) == {first}
