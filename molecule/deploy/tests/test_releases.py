@@ -146,3 +146,11 @@ def test_way_back_is_kept_however_many_releases_have_failed(release, host, run_s
     # The second has seen the migrations of other tests.
     run_site({"across_migrations": True}, playbook="playbooks/rollback.yml")
     assert serving(url, flush_limits) == {first}
+
+
+def test_operator_who_is_limited_may_check_the_site(run_site, browser, url, flush_limits):
+    answer = next(answer for answer in (browser.get(f"{url}/all/new") for _ in range(100)) if answer.status_code == 429)
+    assert "X-Throat-Release" in answer.headers
+    run_site(playbook="playbooks/check.yml")
+    assert browser.get(f"{url}/all/new").status_code == 429
+    flush_limits()
