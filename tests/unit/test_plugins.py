@@ -6,6 +6,7 @@ import pathlib
 import pytest
 import yaml
 from ansible_collections.throat.stack.plugins.action import deploy_lock
+from ansible_collections.throat.stack.plugins.modules import host_state
 from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, topology, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -418,3 +419,15 @@ def test_status_of_all_workers_is_a_table():
         "app1  throat-gevent  failed",
         "app2                 unreachable",
     ]
+
+
+def test_a_package_counts_only_while_it_is_installed():
+    assert host_state.packages("ii  redis-server\nrc  nginx\nhi  curl\nii  libc6\nii  libc6\nun  apache2\n") == ["curl", "libc6", "redis-server"]
+
+
+def test_services_are_read_as_the_facts_of_ansible_name_them():
+    shown = "Id=nginx.service\nSubState=running\nUnitFileState=enabled\n\nId=throat-sync.service\nSubState=dead\nUnitFileState=\n"
+    assert host_state.services(shown) == {
+        "nginx.service": {"name": "nginx.service", "state": "running", "status": "enabled", "source": "systemd"},
+        "throat-sync.service": {"name": "throat-sync.service", "state": "dead", "status": "", "source": "systemd"},
+    }
