@@ -90,14 +90,15 @@ def test_message_of_a_client_on_one_host_reaches_clients_on_the_others(urls, flu
 def test_workers_find_redis_again_after_it_restarted_on_its_host(urls, flush_limits):
     before = [on(host, "systemctl show -p InvocationID --value throat-gevent throat-socketio throat-sync").split() for host in APPS]
     on(REDIS, "systemctl restart redis-server")
-    deadline = time.time() + 40
+    deadline = time.time() + 60
     while time.time() < deadline:
         after = [on(host, "systemctl show -p InvocationID --value throat-gevent throat-socketio throat-sync").split() for host in APPS]
-        if all(old[:2] != new[:2] and old[0] != new[0] and old[1] != new[1] for old, new in zip(before, after)):
+        # A unit that starts is active when it serves.
+        active = [on(host, "systemctl is-active throat-gevent throat-socketio", check=False).split() for host in APPS]
+        if active == [["active"] * 2] * 3 and all(old[0] != new[0] and old[1] != new[1] for old, new in zip(before, after)):
             break
         time.sleep(1)
     assert [old[2] == new[2] and old[0] != new[0] and old[1] != new[1] for old, new in zip(before, after)] == [True] * 3
-    time.sleep(5)
     hear_across_hosts(urls)
 
 
