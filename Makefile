@@ -62,6 +62,12 @@ bench-deploy: tools ## measure a deploy of a change of code, on one application 
 	@molecule/shared/host/build 12
 	$(RUN) tests/bench/deploy
 
+.PHONY: bench-runtime
+bench-runtime: tools ## measure the workers of both runtimes side by side
+	@bin/ensure-docker
+	@molecule/shared/host/build 12
+	$(RUN) tests/bench/runtime
+
 .PHONY: clean
 clean: ## remove everything that demo and test have made
 	-docker ps --all --quiet --filter label=throat.stack=1 | xargs --no-run-if-empty docker rm --force --volumes

@@ -28,6 +28,7 @@ class FilterModule:
             budget.connection_budget,
             build.override_npm_lock,
             build.override_requirements,
+            build.runtime_errors,
             database.postgres_memory,
             database.scram_verifier,
             routes.async_locations,

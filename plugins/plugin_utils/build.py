@@ -1,4 +1,4 @@
-"""Overrides of pins in Throat's lock files that no longer build or run."""
+"""Overrides of pins in Throat's lock files that no longer build or run, and what an image may be."""
 
 from __future__ import annotations
 
@@ -60,3 +60,25 @@ def override_npm_lock(lock: str, overrides: Iterable[Mapping[str, str]]) -> str:
         for required in set(entry.get("dependencies") or {}) & set(wanted):
             entry["dependencies"][required] = wanted[required]["version"]
     return json.dumps(content, indent=2) + "\n"
+
+
+def runtime_errors(runtime: str, source_type: str, source: str, version: str, base: str) -> list[str]:
+    """Return one line per reason why workers cannot run in this runtime (native, container) from this source, or would run another image every time."""
+    is_image = source_type in ("image", "image_archive")
+    lines = []
+    if is_image and runtime != "container":
+        lines.append(
+            f"throat_gunicorn_source_type: {source_type}, but with throat_gunicorn_runtime {runtime} the workers do not run in containers; "
+            "set throat_gunicorn_runtime to container, or take the source from git, an archive or a directory"
+        )
+    if source_type == "image":
+        if version in ("", "latest"):
+            lines.append(
+                f"throat_gunicorn_version: {version or 'not set'}, but an image needs a tag that stays with it; give it one of its own, or its digest (sha256:...)"
+            )
+        if ":" in source.rpartition("/")[2] or "@" in source:
+            lines.append(f"throat_gunicorn_source: {source} ends with a tag or a digest; move that into throat_gunicorn_version")
+    tag = base.rpartition("/")[2].partition(":")[2]
+    if runtime == "container" and not is_image and tag in ("", "latest"):
+        lines.append(f"throat_gunicorn_image_base: {base}, but must name a tag other than latest, or a digest; for example debian:bookworm-slim")
+    return lines

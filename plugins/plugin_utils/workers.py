@@ -108,14 +108,13 @@ def upstreams(hosts: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, An
     return made
 
 
-def units(workers: Sequence[Mapping[str, Any]], site: str = "throat") -> list[dict[str, Any]]:
+def units(workers: Sequence[Mapping[str, Any]], site: str = "throat", runtime: str = "native") -> list[dict[str, Any]]:
     """Return the systemd units of an app host: [{"name", "template", "worker"}], the socket of a worker before its service.
 
-    workers: completed entries.
+    workers: completed entries; runtime: native or container.
     """
-    made = [
-        {"name": f"{site}-{worker['name']}.{kind}", "template": f"throat.{kind}.j2", "worker": worker} for worker in workers for kind in ("socket", "service")
-    ]
+    templates = {"socket": "throat.socket.j2", "service": "throat-container.service.j2" if runtime == "container" else "throat.service.j2"}
+    made = [{"name": f"{site}-{worker['name']}.{kind}", "template": template, "worker": worker} for worker in workers for kind, template in templates.items()]
     return [*made, {"name": f"{site}-{FOLLOWER}.service", "template": f"throat-{FOLLOWER}.service.j2", "worker": None}]
 
 

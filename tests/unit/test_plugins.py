@@ -431,3 +431,25 @@ def test_services_are_read_as_the_facts_of_ansible_name_them():
         "nginx.service": {"name": "nginx.service", "state": "running", "status": "enabled", "source": "systemd"},
         "throat-sync.service": {"name": "throat-sync.service", "state": "dead", "status": "", "source": "systemd"},
     }
+
+
+@pytest.mark.parametrize(
+    ("runtime", "source_type", "source", "version", "base", "said"),
+    [
+        ("native", "git", "https://example.com/throat.git", "main", "debian", None),
+        ("container", "git", "https://example.com/throat.git", "main", "debian:bookworm-slim", None),
+        ("container", "image", "registry.example.com:5000/throat", "v1.2", "debian", None),
+        ("container", "image", "registry.example.com/throat", "sha256:0123", "debian", None),
+        ("container", "directory", "/src", "", "registry:5000/debian@sha256:0123", None),
+        ("native", "image", "registry.example.com/throat", "v1", "debian:12", "throat_gunicorn_source_type: image, but with throat_gunicorn_runtime native"),
+        ("native", "image_archive", "throat.tar", "v1", "debian:12", "throat_gunicorn_source_type: image_archive, but"),
+        ("container", "image", "registry.example.com/throat", "latest", "debian:12", "throat_gunicorn_version: latest, but an image needs a tag that stays with it"),
+        ("container", "image", "registry.example.com/throat", "", "debian:12", "throat_gunicorn_version: not set, but"),
+        ("container", "image", "registry.example.com/throat:v1", "v1", "debian:12", "throat_gunicorn_source: registry.example.com/throat:v1 ends with a tag"),
+        ("container", "git", "https://example.com/throat.git", "main", "registry:5000/debian", "throat_gunicorn_image_base: registry:5000/debian, but must name a tag"),
+        ("container", "git", "https://example.com/throat.git", "main", "debian:latest", "throat_gunicorn_image_base: debian:latest, but"),
+    ],
+)
+def test_image_is_the_same_one_each_time_and_runs_in_a_container(runtime, source_type, source, version, base, said):
+    lines = build.runtime_errors(runtime, source_type, source, version, base)
+    assert lines == [] if said is None else len(lines) == 1 and lines[0].startswith(said)

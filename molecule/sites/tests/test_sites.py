@@ -123,8 +123,8 @@ def test_nginx_warns_of_nothing_and_refuses_names_that_are_nobodys(first, second
     assert on_host("curl -s -o /dev/null -w '%{http_code} %{redirect_url}' http://localhost:8080/") == f"301 {second.url}/"
 
 
-def test_each_is_closed_for_maintenance_by_itself(pair, forget_limits, run_site):
-    own, other = pair
+def test_each_is_closed_for_maintenance_by_itself(first, second, forget_limits, run_site):
+    own, other = second, first
     run_site(None, "-e", "maintenance=on", playbook="playbooks/maintenance.yml", inventory=own.inventory)
     codes = [site.visitor().get(f"{site.url}/").status_code for site in (own, other)]
     run_site(None, "-e", "maintenance=off", playbook="playbooks/maintenance.yml", inventory=own.inventory)
@@ -154,8 +154,8 @@ def test_second_site_that_takes_what_is_the_firsts_is_refused(second, run_site, 
     assert run.returncode != 0 and run.changed == 0 and said in run.said
 
 
-def test_deploy_of_one_leaves_the_other_alone(pair, run_site, release, state, forget_limits):
-    own, other = pair
+def test_deploy_of_one_leaves_the_other_alone(first, second, run_site, release, state, forget_limits):
+    own, other = second, first
     before, old = state(other), own.visitor().get(f"{own.url}/").headers["X-Throat-Release"]
     source = release({"app/views.py": f"\n# {time.time()}\n"}, own.name)
     run_site({"throat_gunicorn_source": source}, playbook="playbooks/deploy.yml", inventory=own.inventory)

@@ -2,19 +2,39 @@
 # X-Throat=yes (by this line the playbook knows its own files)
 """gunicorn's settings that are code: how a worker service goes over to another release, and that each answer names the one that made it.
 
-"systemctl reload" sends SIGUSR2: the running master starts a second one beside itself, on the same socket. Only when the second serves
-is the first told to end; when it cannot boot, the first goes on as if nothing had been.
+On the host, "systemctl reload" sends SIGUSR2: the running master starts a second one beside itself, on the same socket. Only when the second serves
+is the first told to end; when it cannot boot, the first goes on as if nothing had been. In a container (THROAT_DOOR) container.py does
+likewise with containers: gunicorn gets the socket from it and says when it serves.
 """
 
 import os
 import pathlib
 import signal
+import socket
 
 from gunicorn import systemd
 
+DOOR = os.environ.get("THROAT_DOOR")
 # gunicorn stays in the directory that "current" was when it started: /opt/<site>/releases/<release>.
-RELEASE = os.path.basename(os.getcwd())
+RELEASE = os.environ["THROAT_RELEASE"] if DOOR else os.path.basename(os.getcwd())
 CURRENT = pathlib.Path.cwd().parents[1] / "current"
+
+
+def at_the_door(said):
+    """Say something to container.py; returns the file descriptors that it hands out."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.settimeout(10)
+        door.connect(DOOR)
+        door.send(f"{os.environ['THROAT_CONTAINER']} {said}".encode())
+        return socket.recv_fds(door, 1024, 1)[1]
+
+
+def on_starting(server):
+    """Before gunicorn makes its own socket: take the one that systemd holds."""
+    if DOOR:
+        (listener,) = at_the_door("socket")
+        os.dup2(listener, systemd.SD_LISTEN_FDS_START)
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
 
 
 def pre_exec(server):
@@ -40,7 +60,11 @@ def post_worker_init(worker):
         return serve(environ, start)
 
     worker.wsgi = name_release
-    if worker.age == worker.cfg.workers:
+    if worker.age != worker.cfg.workers:
+        return
+    if DOOR:
+        at_the_door("serves")
+    else:
         systemd.sd_notify(f"MAINPID={os.getppid()}\nSTATUS=release {RELEASE}", worker.log)
         if "GUNICORN_PID" in os.environ:
             os.kill(int(os.environ["GUNICORN_PID"]), signal.SIGTERM)

@@ -12,6 +12,7 @@ Exit status 1 and the reason on stderr when the database cannot be brought to th
 """
 import difflib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def history(cursor):
     return seen, sorted(own - seen), sorted(seen - own)
 
 
-def migrate(connection):
+def migrate(connection, database):
     """Apply the pending migrations by Throat's own command, in one deploy at a time: the other waits, and finds that nothing is left to do."""
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -138,7 +139,13 @@ def migrate(connection):
         if pending and foreign:
             sys.exit(f"The database has been changed by {', '.join(foreign)}, which this release does not have: Throat applies no others then. Deploy one that has them.")
         if pending:
-            done = subprocess.run([sys.executable, "throat.py", "migration", "apply"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            # The application takes each variable DATABASE_<KEY> as a setting; here, those of the server itself. A migration may take as long as it needs.
+            server = {f"DATABASE_{key.upper()}": str(database[key]) for key in ("host", "port", "password", "sslmode", "sslrootcert") if database.get(key)}
+            done = subprocess.run(
+                [sys.executable, "throat.py", "migration", "apply"],
+                env={**os.environ, **server, "DATABASE_APPLICATION_NAME": "throat-migration", "PGOPTIONS": "-c statement_timeout=0"},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
             _, left, _ = history(cursor)
             if done.returncode or left:
                 applied = ", ".join(name for name in pending if name not in left) or "none"
@@ -154,7 +161,7 @@ def main():
     except psycopg2.OperationalError as error:
         sys.exit(f"PostgreSQL does not answer: {error}".strip())
     if action == "migrate":
-        print(json.dumps(migrate(connection)))
+        print(json.dumps(migrate(connection, desired["database"])))
         return
     apply = action == "apply"
     try:

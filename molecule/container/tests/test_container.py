@@ -1,0 +1,208 @@
+"""Workers in containers: how they are started, kept, deployed, taken back and moved, and what nobody may read of them."""
+
+import json
+import shlex
+import subprocess
+import time
+
+import pytest
+import requests
+from conftest import PROBES
+
+DEPLOY = "playbooks/deploy.yml"
+REGISTRY = "127.0.0.1:5001/throat"
+CONTAINER, NATIVE = {"throat_gunicorn_runtime": "container"}, {"throat_gunicorn_runtime": "native"}
+CLASSES = ("sync", "gevent", "socketio")
+HOSTS = ("throat-stack-container", "throat-stack-container2")
+# Where the first host's gevent worker listens.
+GEVENT = "http://10.213.0.51:5101"
+ASK = "curl --silent --output /dev/null --write-out '%{http_code}' --header 'X-Forwarded-For: 127.0.0.1'"
+
+
+def running(name: str = "") -> list[int]:
+    """How many containers each host runs, of all workers or of one."""
+    label = f"throat.unit{name and f'=throat-{name}'}"
+    return [len(subprocess.run(["docker", "exec", host, "docker", "ps", "--quiet", "--filter", f"label={label}"], check=True, capture_output=True).stdout.split()) for host in HOSTS]
+
+
+def from_registry(tag: str) -> dict[str, str]:
+    return {"throat_gunicorn_source_type": "image", "throat_gunicorn_source": REGISTRY, "throat_gunicorn_version": tag}
+
+
+@pytest.fixture
+def serving(url, flush_limits):
+    """The release that all worker classes answer from."""
+
+    def ask() -> str:
+        flush_limits()
+        (found,) = {requests.get(url + path, verify=False, timeout=30).headers["X-Throat-Release"] for path in PROBES for _ in HOSTS}
+        return found
+
+    return ask
+
+
+@pytest.fixture
+def inspect(host):
+    """What the engine says of the container of a worker."""
+    return lambda name: json.loads(host.check_output(f"docker inspect $(docker ps --quiet --filter label=throat.unit=throat-{name})"))[0]
+
+
+@pytest.fixture(scope="module")
+def images(host):
+    """Images in the registry: v1 is the one that the host has built, v2 another version of it, broken one that does not start."""
+    made = host.check_output("cat /opt/throat/current/.image")
+    for tag, line in (("v1", "true"), ("v2", "echo '# another version' >> /throat/app/views.py"), ("broken", "echo 'raise RuntimeError(\"broken\")' >> /throat/throat_prod.py")):
+        recipe = shlex.quote(f"FROM {made}\nUSER root\nRUN {line}\nUSER throat\n")
+        host.check_output(f"printf %s {recipe} | docker build --quiet --tag {REGISTRY}:{tag} - && docker push --quiet {REGISTRY}:{tag}")
+    host.check_output(f"docker image rm {REGISTRY}:v1 {REGISTRY}:v2 {REGISTRY}:broken")
+
+
+def test_three_classes_by_the_documented_variables(host, inspect, serving):
+    expected = {"sync": {"WORKER_COUNT=2", "THREAD_COUNT=1"}, "gevent": {"WORKER_CONNECTIONS=40"}, "socketio": {"WORKER_CONNECTIONS=1000"}}
+    release = host.check_output("basename $(readlink /opt/throat/current)")
+    assert serving() == release
+    for name in CLASSES:
+        found = inspect(name)
+        assert {f"WORKER_TYPE={name}", "CONFIG_NAME=production", "SITE_TRUSTED_PROXY_COUNT=1"} | expected[name] <= set(found["Config"]["Env"])
+        assert found["Config"]["Image"] == f"throat:{release}" and f"release {release}" in host.check_output(f"systemctl show -p StatusText throat-{name}")
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_image_alone_keeps_the_contract(host, inspect, kind):
+    """As Throat's documentation has it: on port 5000, with the variables alone."""
+    user, mounts = inspect("sync")["Config"]["User"], "-v /etc/throat:/throat/configs/production:ro -v /run/postgresql:/run/postgresql -v /var/lib/throat:/var/lib/throat"
+    host.check_output(f"docker run --rm --detach --name by-hand --network host --user {user} {mounts} -e WORKER_TYPE={kind} -e CONFIG_NAME=production -e WORKER_CONNECTIONS=40 $(cat /opt/throat/current/.image)")
+    try:
+        said = json.loads(host.check_output("curl --silent --retry 20 --retry-connrefused --retry-delay 1 -H 'X-Forwarded-For: 127.0.0.1' http://127.0.0.1:5000/_ref/whoami"))
+    finally:
+        host.check_output("docker rm --force by-hand")
+    assert said["worker_class"] == kind
+
+
+def test_container_can_do_nothing_but_its_work(host, inspect):
+    for name in CLASSES:
+        found = inspect(name)
+        status = host.check_output(f"cat /proc/{found['State']['Pid']}/status")
+        assert f"Uid:\t{host.user('throat').uid}" in status and "CapEff:\t0000000000000000" in status and "NoNewPrivs:\t1" in status
+        assert host.run(f"docker exec {found['Name'][1:]} touch /throat/app/new").rc != 0
+        assert host.run(f"docker exec {found['Name'][1:]} touch /var/lib/throat/uploads/new").rc == 0
+    # Nothing listens at an address that is not private but the web server.
+    assert not host.run("ss -Hltnp | grep -v -E ' (127.0.0.1|\\[::1\\]|10.213.0.51):|nginx'").stdout
+    assert float(host.check_output("systemd-analyze security --no-pager throat-sync | sed -n 's/.*throat-sync.service: \\([0-9.]*\\).*/\\1/p'")) < 3
+
+
+def test_engine_says_that_workers_are_healthy(inspect):
+    deadline = time.time() + 60
+    while (states := {inspect(name)["State"]["Health"]["Status"] for name in CLASSES}) != {"healthy"} and time.time() < deadline:
+        time.sleep(2)
+    assert states == {"healthy"}
+
+
+@pytest.mark.parametrize(
+    "accident",
+    ["docker kill $(docker ps --quiet --filter label=throat.unit=throat-gevent)", "systemctl kill --kill-whom=main --signal KILL throat-gevent", "systemctl restart docker"],
+    ids=["killed container", "killed supervisor", "restarted engine"],
+)
+def test_worker_comes_back_by_itself(host, accident, serving):
+    before, start = serving(), time.monotonic()
+    host.check_output(accident)
+    while host.run(f"{ASK} --max-time 5 {GEVENT}/_ref/gevent/sleep?s=0").stdout != "200" and time.monotonic() - start < 60:
+        time.sleep(0.1)
+    print(f"{accident}: serves again after {time.monotonic() - start:.1f} s")
+    assert serving() == before and running("gevent") == [1, 1]
+
+
+def test_request_in_flight_ends_when_the_worker_stops(host):
+    asked = subprocess.Popen(["docker", "exec", HOSTS[0], "bash", "-c", f"{ASK} {GEVENT}/_ref/gevent/sleep?s=4"], stdout=subprocess.PIPE, text=True)
+    time.sleep(1)
+    start = time.monotonic()
+    host.check_output("systemctl stop throat-gevent.socket throat-gevent")
+    stopped = time.monotonic() - start
+    host.check_output("systemctl start throat-gevent")
+    assert asked.communicate()[0] == "200" and 2 < stopped < 10
+
+
+def test_second_host_runs_the_image_that_the_first_has_made(host):
+    image = "docker image inspect --format '{{.Id}}' $(cat /opt/throat/current/.image)"
+    there = subprocess.run(["docker", "exec", HOSTS[1], "bash", "-c", f"{image}; ls /opt/throat/environments; command -v gcc node"], capture_output=True, text=True, check=False).stdout
+    assert there.split() == [host.check_output(image)]
+    assert running() == [3, 3]
+
+
+def test_deploy_and_rollback_by_tag_are_noticed_by_nobody(images, run_site, host, visitors, serving):
+    start = time.monotonic()
+    run_site(from_registry("v1"), playbook=DEPLOY)
+    assert serving() == "v1"
+    start = time.monotonic()
+    assert run_site(from_registry("v1"), playbook=DEPLOY).changed == 0
+    quiet = visitors.since(start)
+    for title, arguments, release in (("deploy by tag", {"variables": from_registry("v2"), "playbook": DEPLOY}, "v2"), ("rollback", {"variables": from_registry("v2"), "playbook": "playbooks/rollback.yml"}, "v1")):
+        start = time.monotonic()
+        run_site(**arguments)
+        end = time.monotonic()
+        time.sleep(3)
+        print(visitors.table(f"{title} in {end - start:.0f} s", quiet, visitors.since(start)))
+        assert serving() == release and {visit.release for visit in visitors.since(end) if visit.release} == {release}
+    assert visitors.failed() == [] and visitors.tabs_are_open() and len(visitors.visits) > 2000
+
+
+def test_image_that_does_not_start_is_named_and_the_one_before_serves(images, run_site, serving):
+    before = serving()
+    run = run_site(from_registry("broken"), playbook=DEPLOY, check=False)
+    assert run.returncode != 0 and "RuntimeError: broken" in run.said and f"release {before} goes on serving" in run.said
+    assert serving() == before
+
+
+def test_image_from_an_archive(images, run_site, host, tmp_path, serving):
+    host.check_output(f"docker pull --quiet {REGISTRY}:v2 && docker save --output /root/v3.tar {REGISTRY}:v2")
+    subprocess.run(["docker", "cp", f"{HOSTS[0]}:/root/v3.tar", tmp_path / "v3.tar"], check=True, capture_output=True)
+    archive = {"throat_gunicorn_source_type": "image_archive", "throat_gunicorn_source": str(tmp_path / "v3.tar"), "throat_gunicorn_version": "v3"}
+    run_site(archive, playbook=DEPLOY)
+    assert serving() == "v3" and run_site(archive, playbook=DEPLOY).changed == 0
+    host.check_output(f"rm /root/v3.tar; docker image rm {REGISTRY}:v2")
+    # Back to what the inventory says. As many images are kept as releases.
+    run_site(playbook=DEPLOY)
+    kept = host.check_output("docker image ls --format '{{.Tag}}' --filter 'reference=throat:*'").split()
+    assert len(kept) <= 3 and serving() in kept
+
+
+def test_no_secret_is_to_be_seen(host, run_site, secrets, release):
+    sample = "while :; do cat /proc/*/cmdline; docker inspect $(docker ps --all --quiet); sleep 0.1; done 2>/dev/null | tr '\\0' ' ' > /root/sample"
+    host.check_output(f"systemd-run --unit=test-sampler bash -c {shlex.quote(sample)}")
+    run_site({"throat_gunicorn_source": release({"app/views.py": f"\n# the version of {time.time()}\n"})}, playbook=DEPLOY)
+    host.check_output("systemctl stop test-sampler; docker history --no-trunc $(cat /opt/throat/current/.image) >> /root/sample; cat /etc/systemd/system/throat* >> /root/sample; journalctl >> /root/sample")
+    host.check_output("docker run --rm --entrypoint tar $(cat /opt/throat/current/.image) --create --ignore-failed-read /throat /opt /etc 2>/dev/null >> /root/sample || true")
+    second = "docker inspect $(docker ps --quiet); cat /proc/*/cmdline /etc/systemd/system/throat*; journalctl"
+    found = subprocess.run(["docker", "exec", HOSTS[1], "bash", "-c", second], check=True, capture_output=True, text=True, errors="replace").stdout
+    seen = host.check_output("wc -c < /root/sample; grep -a -c THROAT_DOOR /root/sample; grep -a -c 'migration\\|site_state\\|throat_prod' /root/sample").split()
+    assert int(seen[0]) > 1_000_000 and int(seen[1]) > 10 and int(seen[2]) > 0
+    for name, secret in secrets.items():
+        assert host.run(f"grep -a -F -c {secret} /root/sample").stdout.strip() == "0" and secret not in found, name
+    host.check_output("rm /root/sample")
+    run_site(playbook=DEPLOY)
+
+
+def test_move_to_native_and_back_is_noticed_by_nobody(run_site, visitors, serving, on_host):
+    counts = "runuser -u postgres -- psql -d throat -Atqc 'SELECT (SELECT count(*) FROM sub_post), (SELECT count(*) FROM \"user\"), (SELECT count(*) FROM migratehistory)'"
+    start = time.monotonic()
+    assert run_site(playbook=DEPLOY).changed == 0
+    quiet, before, rows = visitors.since(start), serving(), on_host(counts)
+    for title, runtime in (("container to native", NATIVE), ("native to container", CONTAINER)):
+        start = time.monotonic()
+        run_site(runtime, playbook=DEPLOY)
+        end = time.monotonic()
+        print(visitors.table(f"{title} in {end - start:.0f} s", quiet, visitors.since(start)))
+        assert serving() == before and running() == ([3, 3] if runtime is CONTAINER else [0, 0])
+        assert run_site(runtime, playbook=DEPLOY).changed == 0
+    assert visitors.failed() == [] and visitors.tabs_are_open() and len(visitors.visits) > 2000 and on_host(counts) == rows
+
+
+def test_move_that_fails_leaves_the_workers_where_they_were(run_site, host, visitors, serving, workers):
+    """The other runtime cannot start: its units go, and those from before serve on."""
+    before = serving()
+    broken = [{**worker, "environment": {"SITE_TRUSTED_PROXY_COUNT": "two"}} if worker["name"] == "gevent" else worker for worker in workers]
+    run = run_site({**NATIVE, "throat_gunicorn_workers": broken}, playbook=DEPLOY, check=False)
+    assert run.returncode != 0 and serving() == before
+    assert running() == [3, 3]
+    assert run_site(playbook=DEPLOY).changed == 0
+    assert not host.run("ls /etc/systemd/system/*~").stdout
