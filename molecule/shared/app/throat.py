@@ -81,6 +81,7 @@ def admin():
 @admin.command(name="add")
 @click.argument("username")
 def add_admin(username):
+    database.connect()
     user = User.get_or_none(fn.Lower(User.name) == username.lower())
     if user is None:
         print("Error: User does not exist")
@@ -91,6 +92,7 @@ def add_admin(username):
 
 @admin.command(name="list")
 def list_admins():
+    database.connect()
     print("Administrators: ")
     for user in User.select().join(UserMetadata, on=UserMetadata.uid == User.uid).where(UserMetadata.key == "admin"):
         print("  ", user.name)
@@ -104,6 +106,7 @@ def default():
 @default.command(name="add")
 @click.argument("name")
 def add_default(name):
+    database.connect()
     sub = Sub.get_or_none(fn.Lower(Sub.name) == name.lower())
     if sub is None:
         print("Error: Sub does not exist")

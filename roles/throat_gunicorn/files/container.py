@@ -34,6 +34,7 @@ class Container:
         self.release = CURRENT.resolve().name
         self.image = (CURRENT / ".image").read_text().strip()
         self.serves = asyncio.Event()
+        self.client: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
         # The client hands on signals, and what the container says, to the journal.
@@ -44,8 +45,9 @@ class Container:
         await self.client.wait()
 
     def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.client.terminate()
+        if self.client:
+            with contextlib.suppress(ProcessLookupError):
+                self.client.terminate()
 
 
 class Worker:
@@ -58,6 +60,7 @@ class Worker:
         self.serving: Container | None = None
         self.reloading = False
         self.stopped = asyncio.Event()
+        self.status: str | None = None
 
     def open_door(self) -> None:
         (DIRECTORY / "door").unlink(missing_ok=True)
@@ -87,6 +90,8 @@ class Worker:
         serves = asyncio.create_task(container.serves.wait())
         await asyncio.wait([run, serves], return_when=asyncio.FIRST_COMPLETED)
         serves.cancel()
+        if run.done():
+            run.result()  # raises where there is no "docker"
         if container.serves.is_set():
             self.serving = container
             notify(f"READY=1\nSTATUS=release {container.release}")
@@ -95,6 +100,9 @@ class Worker:
     def ended(self, container: Container) -> None:
         del self.containers[container.name]
         if not self.containers or container is self.serving:
+            if not self.stopped.is_set():
+                # A failure for systemd, and in the journal.
+                self.status = f"container {container.name} has ended by itself, with exit status {container.client and container.client.returncode}"
             self.stop()
 
     async def reload(self) -> None:
@@ -133,6 +141,7 @@ class Worker:
         while self.containers:
             await asyncio.sleep(0.1)
         first.cancel()
+        sys.exit(self.status)
 
 
 def remove_containers() -> None:
@@ -144,4 +153,3 @@ def remove_containers() -> None:
 
 remove_containers()
 asyncio.run(Worker().main())
-# Ended by itself or not: with Restart=always systemd starts it again, unless it was told to stop it.
