@@ -30,7 +30,7 @@ SOCKETIO = {"name": "socketio", "class": "socketio"}
         ({"throat_secret_key": "change-me"}, "throat_secret_key: still the example's change-me"),
         ({"throat_public_url": "throat.example.com"}, "throat_public_url: throat.example.com is no address"),
     ],
-    ids=["misspelt", "prefix", "certificate", "pooling", "budget", "class", "processes", "no-async", "secret", "example-secret", "address"],
+    ids=["misspelt", "prefix", "certificate", "source", "runtime", "pooling", "budget", "class", "processes", "no-async", "secret", "example-secret", "address"],
 )
 def test_wrong_input_is_refused_before_anything_changes(run_site, variables, said):
     run = run_site(variables, check=False)

@@ -20,7 +20,7 @@ def ssh(scenario) -> bool:
 @pytest.fixture(scope="module")
 def address(host) -> str:
     """The host's own address, where this machine reaches all of its ports."""
-    host.check_output("systemd-run --unit=test-listener python3 -m http.server 8080")
+    host.check_output("systemd-run --unit=test-listener python3 -m http.server 8080; until curl -s -o /dev/null http://localhost:8080; do sleep 0.2; done")
     yield host.check_output("hostname -I").split()[0]
     host.check_output("systemctl stop test-listener; systemctl disable --now throat-firewall; rm /etc/throat-firewall.nft")
 
