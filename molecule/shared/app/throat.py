@@ -2,18 +2,19 @@
 """The command line, in Throat's shapes: it answers 0 on logical errors, and "admin add" adds twice."""
 from gevent import monkey
 
+# Ahead of the imports, which it changes.
 monkey.patch_all()
 
-import logging  # noqa: E402
-import subprocess  # noqa: E402
+import logging
+import subprocess
 
-import click  # noqa: E402
-from flask.cli import FlaskGroup  # noqa: E402
-from peewee import fn  # noqa: E402
-from peewee_migrate import Router  # noqa: E402
+import click
+from flask.cli import FlaskGroup
+from peewee import fn
+from peewee_migrate import Router
 
-from app import create_app  # noqa: E402
-from app.models import SiteMetadata, Sub, User, UserMetadata, database  # noqa: E402
+from app import create_app
+from app.models import SiteMetadata, Sub, User, UserMetadata, database
 
 application = create_app()
 

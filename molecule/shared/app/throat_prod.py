@@ -20,6 +20,6 @@ else:
 
     app.views.gevent = SyncWorker()
 
-from app import create_app  # noqa: E402
+from app import create_app
 
 app = create_app()

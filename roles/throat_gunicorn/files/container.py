@@ -41,7 +41,7 @@ class Container:
         self.client = await asyncio.create_subprocess_exec(
             "docker", "run", "--rm", "--name", self.name, "--label", f"throat.unit={UNIT}", "--env", f"THROAT_RELEASE={self.release}",
             "--env", f"THROAT_CONTAINER={self.name}", "--env", "THROAT_DOOR=/run/door/door", "--volume", f"{DIRECTORY}:/run/door:ro", *OPTIONS, self.image,
-        )  # fmt: skip
+        )
         await self.client.wait()
 
     def end(self) -> None:

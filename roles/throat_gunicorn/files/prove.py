@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.getcwd())
-from throat_prod import app  # noqa: E402
+from throat_prod import app
 
 if sys.argv[1] == "routes":
     sys.exit(subprocess.run([sys.executable, "throat.py", "route", "list"]).returncode)

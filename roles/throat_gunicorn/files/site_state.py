@@ -143,9 +143,9 @@ def migrate(connection, database):
             server = {f"DATABASE_{key.upper()}": str(database[key]) for key in ("host", "port", "password", "sslmode", "sslrootcert") if database.get(key)}
             done = subprocess.run(
                 [sys.executable, "throat.py", "migration", "apply"],
-                env={**os.environ, **server, "DATABASE_APPLICATION_NAME": "throat-migration", "PGOPTIONS": "-c statement_timeout=0"},
+                env={**os.environ, **server, "DATABASE_APPLICATION_NAME": f"{database['dbname']}-migration", "PGOPTIONS": "-c statement_timeout=0"},
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
+            )
             _, left, _ = history(cursor)
             if done.returncode or left:
                 applied = ", ".join(name for name in pending if name not in left) or "none"
