@@ -44,7 +44,7 @@ def test_deploy_and_rollback_are_noticed_by_nobody(run_site, release, visitors, 
         assert {visit.host for visit in after if visit.host} == set(APPS)
         assert {visit.kind for visit in busy if visit.release == new} >= {"sync page", "gevent page", "socketio handshake", "post"}
         assert visitors.tabs_are_open()
-    assert new == old and run_site(playbook=DEPLOY).changed == 0
+    assert new == old
 
 
 @pytest.mark.parametrize("changes", [{"throat_prod.py": "\nimport socket\nif monkey.is_module_patched('os') and socket.gethostname() == 'throat-stack-app2':\n    raise RuntimeError('not here')\n"}])
@@ -121,5 +121,3 @@ def test_host_that_dies_in_the_middle_of_a_deploy(run_site, release, visitors, u
     run_site({"throat_gunicorn_source": source}, playbook=DEPLOY)
     assert live() == {new} == answering(urls, flush_limits)
     assert [visit for visit in visitors.visits if visit.failure and visit.failure not in ("504", "502", "TimeoutError")] == []
-    run_site(playbook=DEPLOY)
-    assert live() == {old}
