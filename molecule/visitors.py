@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import socketio
 
 TABS = 4
-PAUSE = 0.1
 # A connection for each request, by one TLS context: anew for each it would cost more than the site needs to answer.
 ASK = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))
 
@@ -37,11 +36,11 @@ class Visit:
 class Visitors:
     """Ask all the while, each kind in a thread of its own and the web servers in turn, until stop() is called.
 
-    visits: what has been asked; tabs: the open websockets, which reconnect by themselves as browsers do.
+    pause: seconds between two requests of a kind; visits: what has been asked; tabs: the open websockets, which reconnect by themselves as browsers do.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        self.urls, self.visits, self.written = urls, [], 0
+    def __init__(self, urls: Sequence[str], pause: float = 0.1) -> None:
+        self.urls, self.pause, self.visits, self.written = urls, pause, [], 0
         self.name = uuid.uuid4().hex
         self.done = threading.Event()
         page = ASK.open(f"{urls[0]}/", timeout=30).read().decode()
@@ -79,7 +78,7 @@ class Visitors:
             if method == "POST" and not failure:
                 self.written += 1
             self.visits.append(Visit(kind, began, time.monotonic() - began, failure, release, host))
-            time.sleep(PAUSE)
+            time.sleep(self.pause)
 
     def since(self, began: float) -> list[Visit]:
         return [visit for visit in list(self.visits) if visit.began >= began]

@@ -74,13 +74,15 @@ def hear_across_hosts(urls) -> None:
         if len(tabs) == len(APPS):
             break
     assert set(tabs) == set(APPS)
-    tabs[APPS[0]].emit("ping-all", {"from": APPS[0]}, namespace="/snt")
-    deadline = time.time() + 10
-    while not all(heard.values()) and time.time() < deadline:
-        time.sleep(0.1)
+    # A worker that has just started listens to Redis from its first client on, for which a message at once may be too early.
+    sent = 0
+    while not all(heard.values()) and sent < 5:
+        tabs[APPS[0]].emit("ping-all", {"from": APPS[0]}, namespace="/snt")
+        sent += 1
+        time.sleep(2)
     for client in tabs.values():
         client.disconnect()
-    assert heard == {host: [{"from": APPS[0]}] for host in APPS}
+    assert all(0 < len(messages) <= sent and messages == [{"from": APPS[0]}] * len(messages) for messages in heard.values()), (sent, heard)
 
 
 def test_message_of_a_client_on_one_host_reaches_clients_on_the_others(urls, flush_limits):

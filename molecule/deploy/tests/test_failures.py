@@ -13,6 +13,8 @@ import requests
 from conftest import MIGRATION, PROBES, ROOT
 
 DEPLOY = "playbooks/deploy.yml"
+# Seconds between two requests of each kind.
+PAUSE = 0.4
 # Where a run is killed, and how many seconds after the task has begun: at the beginning of a task, or while it runs on the host.
 KILLS = [
     ("Release | Name the release by its source", 0),
