@@ -138,12 +138,15 @@ def urls(scenario, hosts) -> list[str]:
 
 
 @pytest.fixture
-def visitors(request, urls, flush_limits, on_host):
-    """People who use the site during the test; at its end every post that was answered is in the database, once.
+def pause() -> float:
+    """Seconds that visitors wait between two requests of a kind."""
+    return 0.1
 
-    A module with another PAUSE has them ask less often, where they need not be thousands.
-    """
-    there = Visitors(urls, getattr(request.module, "PAUSE", 0.1))
+
+@pytest.fixture
+def visitors(urls, pause, flush_limits, on_host):
+    """People who use the site during the test; at its end every post that was answered is in the database, once."""
+    there = Visitors(urls, pause)
     yield there
     there.stop()
     query = f"SELECT count(*) || ' ' || count(DISTINCT value) FROM user_metadata WHERE value LIKE '{there.name}-%'"

@@ -39,7 +39,7 @@ class Visitors:
     pause: seconds between two requests of a kind; visits: what has been asked; tabs: the open websockets, which reconnect by themselves as browsers do.
     """
 
-    def __init__(self, urls: Sequence[str], pause: float = 0.1) -> None:
+    def __init__(self, urls: Sequence[str], pause: float) -> None:
         self.urls, self.pause, self.visits, self.written = urls, pause, [], 0
         self.name = uuid.uuid4().hex
         self.done = threading.Event()
