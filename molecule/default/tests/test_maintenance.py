@@ -73,7 +73,7 @@ def test_site_that_cannot_be_proven_closed_is_opened_again(run_site, browser, ur
     assert browser.get(f"{url}/").status_code == 200
 
 
-@pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("seconds", [0.6, 1.0, 1.6])
 def test_play_that_is_killed_leaves_the_site_open_or_closed_and_whole(scenario, run_site, browser, url, seconds):
     command = ["ansible-playbook", "-i", scenario / "inventory", "playbooks/maintenance.yml", "-e", "maintenance=on"]
     play = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -81,6 +81,9 @@ def test_play_that_is_killed_leaves_the_site_open_or_closed_and_whole(scenario, 
     subprocess.run(["pkill", "-KILL", "--session", str(play.pid)], check=False)
     play.wait()
     assert play.returncode in (0, -signal.SIGKILL)
+    # A task under way is a process with a session of its own, and ends by itself; what is tested here is what it leaves.
+    while subprocess.run(["pgrep", "--full", "maintenance=on"], stdout=subprocess.DEVNULL, check=False).returncode == 0:
+        time.sleep(0.1)
     answer = browser.get(f"{url}/")
     assert answer.status_code in (200, 503)
     print(f"killed after {seconds} s: {answer.status_code}")
