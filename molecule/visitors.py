@@ -36,11 +36,12 @@ class Visit:
 class Visitors:
     """Ask all the while, each kind in a thread of its own and the web servers in turn, until stop() is called.
 
-    pause: seconds between two requests of a kind; visits: what has been asked; tabs: the open websockets, which reconnect by themselves as browsers do.
+    pause: seconds between two requests of a kind; visits: what has been asked; tabs: the open websockets, which reconnect by themselves as browsers do;
+    written and lost: the values of the posts that were answered, and of those that were not and may have been written all the same.
     """
 
     def __init__(self, urls: Sequence[str], pause: float) -> None:
-        self.urls, self.pause, self.visits, self.written = urls, pause, [], 0
+        self.urls, self.pause, self.visits, self.written, self.lost = urls, pause, [], set(), set()
         self.name = uuid.uuid4().hex
         self.done = threading.Event()
         page = ASK.open(f"{urls[0]}/", timeout=30).read().decode()
@@ -65,7 +66,8 @@ class Visitors:
         for number in itertools.count():
             if self.done.is_set():
                 return
-            data = f"value={self.name}-{number}".encode() if method == "POST" else None
+            value = f"{self.name}-{number}"
+            data = f"value={value}".encode() if method == "POST" else None
             began, failure, release, host = time.monotonic(), "", "", ""
             try:
                 with ASK.open(self.urls[number % len(self.urls)] + path, data, timeout=70) as answer:
@@ -75,8 +77,8 @@ class Visitors:
                 failure = str(error.code)
             except (OSError, http.client.HTTPException) as error:
                 failure = type(error).__name__
-            if method == "POST" and not failure:
-                self.written += 1
+            if method == "POST":
+                (self.lost if failure else self.written).add(value)
             self.visits.append(Visit(kind, began, time.monotonic() - began, failure, release, host))
             time.sleep(self.pause)
 
