@@ -10,6 +10,7 @@ import pytest
 import requests
 import socketio
 import yaml
+from visitors import TAB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Site:
         heard: list[str] = []
         tab = socketio.Client(ssl_verify=False)
         tab.on("thread", lambda event: heard.append(event["title"]), namespace="/snt")
-        tab.connect(self.url, namespaces=["/snt"], transports=["websocket"])
+        tab.connect(self.url, **TAB)
         tab.emit("subscribe", {"target": "/all/new"}, namespace="/snt")
         return tab, heard
 
