@@ -18,7 +18,7 @@ import socketio
 
 TABS = 4
 # How a tab connects: as patient as a browser, where the client by itself waits a second.
-TAB = {"namespaces": ["/snt"], "transports": ["websocket"], "wait_timeout": 20}
+AS_BROWSER = {"namespaces": ["/snt"], "transports": ["websocket"], "wait_timeout": 20}
 # A connection for each request, by one TLS context: anew for each it would cost more than the site needs to answer.
 ASK = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))
 
@@ -61,7 +61,7 @@ class Visitors:
         self.tabs = []
         for url in itertools.islice(itertools.cycle(urls), TABS):
             tab = socketio.Client(ssl_verify=False, reconnection_delay=0.2, reconnection_delay_max=1)
-            tab.connect(url, **TAB)
+            tab.connect(url, **AS_BROWSER)
             self.tabs.append(tab)
 
     def _ask(self, kind: str, method: str, path: str) -> None:

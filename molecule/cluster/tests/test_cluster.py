@@ -7,7 +7,7 @@ import pytest
 import requests
 import socketio
 from conftest import form
-from visitors import TAB
+from visitors import AS_BROWSER
 
 WEB, APPS = ("throat-stack-web1", "throat-stack-web2"), ("throat-stack-app1", "throat-stack-app2", "throat-stack-app3")
 POOLER, DATABASE, REDIS = "throat-stack-pooler", "throat-stack-postgres", "throat-stack-redis"
@@ -26,7 +26,7 @@ def tab(url: str, address: str) -> socketio.Client:
     client = socketio.Client(ssl_verify=False)
     heard = {}
     client.on("uinfo", heard.update, namespace="/snt")
-    client.connect(url, **TAB, headers={"X-Forwarded-For": address})
+    client.connect(url, **AS_BROWSER, headers={"X-Forwarded-For": address})
     deadline = time.time() + 10
     while not heard and time.time() < deadline:
         time.sleep(0.05)

@@ -82,8 +82,7 @@ def test_play_that_is_killed_leaves_the_site_open_or_closed_and_whole(scenario, 
     play.wait()
     assert play.returncode in (0, -signal.SIGKILL)
     # A task under way is a process with a session of its own, and ends by itself; what is tested here is what it leaves.
-    while subprocess.run(["pgrep", "--full", "maintenance=on"], stdout=subprocess.DEVNULL, check=False).returncode == 0:
-        time.sleep(0.1)
+    subprocess.run(["pidwait", "--full", f"{scenario}/inventory playbooks/maintenance.yml"], check=False, timeout=60)
     answer = browser.get(f"{url}/")
     assert answer.status_code in (200, 503)
     print(f"killed after {seconds} s: {answer.status_code}")

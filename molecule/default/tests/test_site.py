@@ -7,7 +7,7 @@ import time
 import pytest
 import requests
 import socketio
-from visitors import TAB
+from visitors import AS_BROWSER
 
 
 @pytest.mark.parametrize(("path", "kind"), [("/", "sync"), ("/register", "gevent"), ("/api/v3/grabtitle", "gevent"), ("/_ref/whoami", "sync")])
@@ -26,7 +26,7 @@ def test_post_is_written_announced_over_a_websocket_and_read_back(admin, write_p
     heard = []
     client = socketio.Client(ssl_verify=False)
     client.on("thread", heard.append, namespace="/snt")
-    client.connect(url, **TAB)
+    client.connect(url, **AS_BROWSER)
     assert client.transport() == "websocket"
     client.emit("subscribe", {"target": "/all/new"}, namespace="/snt")
     time.sleep(1)

@@ -9,7 +9,6 @@ import pathlib
 
 from ansible import constants as C
 from ansible.plugins.callback import CallbackBase
-from ansible.release import __version__
 
 ROOT = pathlib.Path(__file__).parents[3]
 
@@ -21,7 +20,8 @@ class CallbackModule(CallbackBase):
 
     def __init__(self):
         super().__init__()
-        own = b"".join(path.read_bytes() for path in sorted(ROOT.glob("plugins/module*/*.py")))
-        shared = ROOT / ".cache/modules" / hashlib.sha256(__version__.encode() + own).hexdigest()[:16]
+        # Anew whenever one of our own changes, or a version of Ansible and of the collections that come with it.
+        sources = [ROOT / "requirements.txt", *sorted(ROOT.glob("plugins/module*/*.py"))]
+        shared = ROOT / ".cache/modules" / hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
         shared.mkdir(parents=True, exist_ok=True)
         os.symlink(shared, pathlib.Path(C.DEFAULT_LOCAL_TMP) / "ansiballz_cache")

@@ -10,7 +10,7 @@ import pytest
 import requests
 import socketio
 import yaml
-from visitors import TAB
+from visitors import AS_BROWSER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Site:
         heard: list[str] = []
         tab = socketio.Client(ssl_verify=False)
         tab.on("thread", lambda event: heard.append(event["title"]), namespace="/snt")
-        tab.connect(self.url, **TAB)
+        tab.connect(self.url, **AS_BROWSER)
         tab.emit("subscribe", {"target": "/all/new"}, namespace="/snt")
         return tab, heard
 
