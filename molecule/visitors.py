@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import dataclasses
 import http.client
 import itertools
@@ -12,13 +14,11 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 import socketio
 
 TABS = 4
-# How a tab connects: as patient as a browser, where the client by itself waits a second.
-AS_BROWSER = {"namespaces": ["/snt"], "transports": ["websocket"], "wait_timeout": 20}
 # A connection for each request, by one TLS context: anew for each it would cost more than the site needs to answer.
 ASK = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))
 
@@ -33,6 +33,46 @@ class Visit:
     failure: str
     release: str
     host: str
+
+
+class Tab:
+    """A page that is open in a browser: a websocket to the site at url, which reconnects by itself.
+
+    heard: what the server has said, event to values in their order.
+    All tabs live in one thread: socketio.Client reads in one and writes in another, and Python's ssl before 3.13 loses such a connection
+    now and then (python-socketio's issue 1568).
+    """
+
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
+        self.heard = collections.defaultdict(list)
+        self.client = socketio.AsyncClient(ssl_verify=False, reconnection_delay=0.2, reconnection_delay_max=1)
+        self.client.on("*", lambda event, value: self.heard[event].append(value), namespace="/snt")
+        # As patient as a browser; by itself the client waits a second.
+        self._wait(self.client.connect(url, headers or {}, transports=["websocket"], namespaces=["/snt"], wait_timeout=20))
+
+    def _wait(self, doing: Coroutine) -> None:
+        asyncio.run_coroutine_threadsafe(doing, self.loop).result(60)
+
+    @property
+    def connected(self) -> bool:
+        return self.client.connected
+
+    def say(self, event: str, value: dict) -> None:
+        """Tell the server, and wait until it has done what it does upon that."""
+        self._wait(self.client.call(event, value, namespace="/snt"))
+
+    def hears(self, event: str, within: float = 10) -> list:
+        """The values of an event; waits for the first of them, for so many seconds."""
+        deadline = time.monotonic() + within
+        while not self.heard[event] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.heard[event]
+
+    def close(self) -> None:
+        self._wait(self.client.disconnect())
 
 
 class Visitors:
@@ -58,11 +98,7 @@ class Visitors:
         self.threads = [threading.Thread(target=self._ask, args=(kind, *asked), daemon=True) for kind, asked in kinds.items()]
         for thread in self.threads:
             thread.start()
-        self.tabs = []
-        for url in itertools.islice(itertools.cycle(urls), TABS):
-            tab = socketio.Client(ssl_verify=False, reconnection_delay=0.2, reconnection_delay_max=1)
-            tab.connect(url, **AS_BROWSER)
-            self.tabs.append(tab)
+        self.tabs = [Tab(url) for url in itertools.islice(itertools.cycle(urls), TABS)]
 
     def _ask(self, kind: str, method: str, path: str) -> None:
         for number in itertools.count():
@@ -107,7 +143,7 @@ class Visitors:
         for thread in self.threads:
             thread.join()
         for tab in self.tabs:
-            tab.disconnect()
+            tab.close()
 
     def table(self, title: str, quiet: Sequence[Visit], busy: Sequence[Visit]) -> str:
         """Requests, failures and the longest answer of each kind, before and while something happened."""

@@ -5,9 +5,8 @@ import time
 
 import pytest
 import requests
-import socketio
 from conftest import form
-from visitors import AS_BROWSER
+from visitors import Tab
 
 WEB, APPS = ("throat-stack-web1", "throat-stack-web2"), ("throat-stack-app1", "throat-stack-app2", "throat-stack-app3")
 POOLER, DATABASE, REDIS = "throat-stack-pooler", "throat-stack-postgres", "throat-stack-redis"
@@ -21,17 +20,11 @@ def on(host: str, command: str, check: bool = True) -> str:
     return done.stdout.strip()
 
 
-def tab(url: str, address: str) -> socketio.Client:
-    """A browser tab of a client with this address; .host is the application host that it is connected to."""
-    client = socketio.Client(ssl_verify=False)
-    heard = {}
-    client.on("uinfo", heard.update, namespace="/snt")
-    client.connect(url, **AS_BROWSER, headers={"X-Forwarded-For": address})
-    deadline = time.time() + 10
-    while not heard and time.time() < deadline:
-        time.sleep(0.05)
-    client.host = heard["host"]
-    return client
+def tab_of(url: str, address: str) -> tuple[str, Tab]:
+    """A browser tab of a client with this address, and before it the application host that it is connected to."""
+    tab = Tab(url, headers={"X-Forwarded-For": address})
+    (greeting,) = tab.hears("uinfo")
+    return greeting["host"], tab
 
 
 def test_each_web_server_reaches_each_worker_class_on_each_host(urls, flush_limits):
@@ -53,35 +46,30 @@ def test_somebody_who_has_logged_in_is_known_whichever_hosts_are_asked(urls, bro
 def test_client_stays_with_one_host_whichever_web_server_it_comes_by(urls, flush_limits):
     found = {}
     for number in range(12):
-        tabs = [tab(url, f"198.51.100.{number}") for url in urls]
-        found[number] = {client.host for client in tabs}
-        for client in tabs:
-            client.disconnect()
+        opened = [tab_of(url, f"198.51.100.{number}") for url in urls]
+        found[number] = {host for host, _tab in opened}
+        for _host, tab in opened:
+            tab.close()
     assert all(len(hosts) == 1 for hosts in found.values())
     assert set().union(*found.values()) == set(APPS)
 
 
 def hear_across_hosts(urls) -> None:
     """A message that a client on one host sends reaches clients on all of them."""
-    tabs: dict[str, socketio.Client] = {}
-    heard = {}
+    tabs: dict[str, Tab] = {}
     for number in range(40):
-        client = tab(urls[number % 2], f"198.51.100.{number}")
-        if client.host in tabs:
-            client.disconnect()
+        host, tab = tab_of(urls[number % 2], f"198.51.100.{number}")
+        if host in tabs:
+            tab.close()
             continue
-        tabs[client.host], heard[client.host] = client, []
-        client.on("pong-all", heard[client.host].append, namespace="/snt")
+        tabs[host] = tab
         if len(tabs) == len(APPS):
             break
     assert set(tabs) == set(APPS)
-    tabs[APPS[0]].emit("ping-all", {"from": APPS[0]}, namespace="/snt")
-    deadline = time.time() + 10
-    while not all(heard.values()) and time.time() < deadline:
-        time.sleep(0.1)
-    for client in tabs.values():
-        client.disconnect()
-    assert heard == {host: [{"from": APPS[0]}] for host in APPS}
+    tabs[APPS[0]].say("ping-all", {"from": APPS[0]})
+    assert {host: tab.hears("pong-all") for host, tab in tabs.items()} == {host: [{"from": APPS[0]}] for host in APPS}
+    for tab in tabs.values():
+        tab.close()
 
 
 def test_message_of_a_client_on_one_host_reaches_clients_on_the_others(urls, flush_limits):

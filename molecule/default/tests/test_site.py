@@ -6,8 +6,7 @@ import time
 
 import pytest
 import requests
-import socketio
-from visitors import AS_BROWSER
+from visitors import Tab
 
 
 @pytest.mark.parametrize(("path", "kind"), [("/", "sync"), ("/register", "gevent"), ("/api/v3/grabtitle", "gevent"), ("/_ref/whoami", "sync")])
@@ -23,20 +22,12 @@ def test_static_files_come_from_nginx(browser, url):
 
 
 def test_post_is_written_announced_over_a_websocket_and_read_back(admin, write_post, url):
-    heard = []
-    client = socketio.Client(ssl_verify=False)
-    client.on("thread", heard.append, namespace="/snt")
-    client.connect(url, **AS_BROWSER)
-    assert client.transport() == "websocket"
-    client.emit("subscribe", {"target": "/all/new"}, namespace="/snt")
-    time.sleep(1)
+    tab = Tab(url)
+    tab.say("subscribe", {"target": "/all/new"})
     title = f"A post of {time.time()}"
     write_post(admin, title)
-    deadline = time.time() + 10
-    while not heard and time.time() < deadline:
-        time.sleep(0.1)
-    client.disconnect()
-    assert [event["title"] for event in heard] == [title]
+    assert [post["title"] for post in tab.hears("thread")] == [title]
+    tab.close()
     assert title in admin.get(f"{url}/all/new").text
 
 

@@ -8,9 +8,8 @@ import re
 
 import pytest
 import requests
-import socketio
 import yaml
-from visitors import AS_BROWSER
+from visitors import Tab
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +56,11 @@ class Site:
         """Write a post as the administrator."""
         self.fill_in(self.admin(), "/submit/text/welcome", sub="welcome", title=title, content="hello")
 
-    def listen(self) -> tuple[socketio.Client, list[str]]:
-        """An open browser tab, and the titles of the new posts that it hears of."""
-        heard: list[str] = []
-        tab = socketio.Client(ssl_verify=False)
-        tab.on("thread", lambda event: heard.append(event["title"]), namespace="/snt")
-        tab.connect(self.url, **AS_BROWSER)
-        tab.emit("subscribe", {"target": "/all/new"}, namespace="/snt")
-        return tab, heard
+    def listen(self) -> Tab:
+        """An open browser tab that hears of new posts."""
+        tab = Tab(self.url)
+        tab.say("subscribe", {"target": "/all/new"})
+        return tab
 
 
 @pytest.fixture(scope="session")
