@@ -69,7 +69,8 @@ def test_run_that_is_killed_is_made_good_by_the_next(run_site, release, visitors
     if "migrations" in task:
         change[f"migrations/910_{name}.py"] = SLOW % name
     source = {"throat_gunicorn_source": release(change)}
-    environment = {**os.environ, "ANSIBLE_CALLBACK_PLUGINS": str(pathlib.Path(__file__).parent), "ANSIBLE_CALLBACKS_ENABLED": "kill_at", "KILL_AT": task, "KILL_AFTER": str(seconds)}
+    plugins, enabled = f"{os.environ['ANSIBLE_CALLBACK_PLUGINS']}:{pathlib.Path(__file__).parent}", f"{os.environ['ANSIBLE_CALLBACKS_ENABLED']},kill_at"
+    environment = {**os.environ, "ANSIBLE_CALLBACK_PLUGINS": plugins, "ANSIBLE_CALLBACKS_ENABLED": enabled, "KILL_AT": task, "KILL_AFTER": str(seconds)}
     killed = run_site(source, playbook=DEPLOY, check=False, env=environment, start_new_session=True)
     assert killed.returncode == -signal.SIGKILL
     left = {requests.get(f"{visitors.urls[0]}{path}", verify=False, timeout=30).headers["X-Throat-Release"] for path in PROBES}
