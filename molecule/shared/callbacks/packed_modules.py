@@ -1,7 +1,7 @@
-"""A callback for ansible-playbook that does nothing but spare the tests' hosts and runs what each would do anew.
+"""A callback for ansible-playbook that does nothing but spare the tests' runs what each of them would do anew.
 
-ansible-core packs each module that a run uses, for an eighth of the CPU of a run with nothing to do, into a directory of that run alone: all runs
-share them here. The hosts compile what is packed at each task, for a quarter of that CPU: here it is packed with its bytecode.
+ansible-core packs each module that a run uses into a directory of that run alone, for an eighth of the CPU of a run with nothing to do: here all
+runs share them. A host compiles what is packed at each task, for as much again: here it is packed with its bytecode.
 """
 
 import base64
