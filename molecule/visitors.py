@@ -65,7 +65,7 @@ class Tab:
         self._wait(self.client.call(event, value, namespace="/snt"))
 
     def hears(self, event: str, within: float = 10) -> list:
-        """The values of an event; waits for the first of them, for so many seconds."""
+        """The values of an event, a list that grows with each that comes; waits for the first of them, for so many seconds."""
         deadline = time.monotonic() + within
         while not self.heard[event] and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -1,5 +1,6 @@
 """A converged host, seen from outside: through nginx, and by what systemd and the servers say."""
 
+import contextlib
 import json
 import subprocess
 import time
@@ -22,12 +23,11 @@ def test_static_files_come_from_nginx(browser, url):
 
 
 def test_post_is_written_announced_over_a_websocket_and_read_back(admin, write_post, url):
-    tab = Tab(url)
-    tab.say("subscribe", {"target": "/all/new"})
     title = f"A post of {time.time()}"
-    write_post(admin, title)
-    assert [post["title"] for post in tab.hears("thread")] == [title]
-    tab.close()
+    with contextlib.closing(Tab(url)) as tab:
+        tab.say("subscribe", {"target": "/all/new"})
+        write_post(admin, title)
+        assert [post["title"] for post in tab.hears("thread")] == [title]
     assert title in admin.get(f"{url}/all/new").text
 
 

@@ -1,5 +1,6 @@
 """Two sites on one host, seen from outside: what one of them has, the other does not know."""
 
+import contextlib
 import re
 import subprocess
 import time
@@ -75,13 +76,11 @@ def test_rate_limit_of_one_does_not_limit_the_other(pair, forget_limits):
 
 def test_websocket_message_of_one_does_not_reach_the_other(pair, forget_limits):
     own, other = pair
-    own_tab, other_tab = own.listen(), other.listen()
-    title = f"Announced {time.time()}"
-    own.write(title)
-    assert [post["title"] for post in own_tab.hears("thread")] == [title]
-    assert other_tab.hears("thread", within=2) == []
-    own_tab.close()
-    other_tab.close()
+    with contextlib.closing(own.listen()) as own_tab, contextlib.closing(other.listen()) as other_tab:
+        title = f"Announced {time.time()}"
+        own.write(title)
+        own_heard, other_heard = own_tab.hears("thread"), other_tab.hears("thread", within=2)
+        assert ([post["title"] for post in own_heard], other_heard) == ([title], [])
 
 
 def test_restart_of_ones_redis_restarts_its_own_async_workers_alone(pair, on_host, state, first):
