@@ -17,7 +17,12 @@ demo: tools ## bring the whole stack up on a local container and print its addre
 	@bin/demo
 
 .PHONY: test
-test: lint unit molecule ## run every test
+test: $(if $(SCENARIO),molecule,lint unit molecule) ## run the tests (SCENARIO=default: that one alone; and TEST=<part of a name>: on its standing hosts)
+
+.PHONY: campaign
+campaign: tools ## run what repeats and lasts, and the benchmarks
+	@bin/ensure-docker
+	$(RUN) bin/scenarios --set campaign
 
 .PHONY: lint
 lint: tools ## check the style of everything
@@ -30,9 +35,9 @@ unit: tools ## test the arithmetic and the argument specifications
 	$(RUN) PYTHONPATH=.ansible/collections pytest -q tests/unit
 
 .PHONY: molecule
-molecule: tools ## converge test hosts and test them from outside (SCENARIO=default: that one alone)
+molecule: tools ## converge test hosts and test them from outside
 	@bin/ensure-docker
-	@bin/scenarios $(SCENARIO)
+	@$(RUN) bin/scenarios $(if $(TEST),--test '$(TEST)') $(SCENARIO)
 
 .PHONY: docs
 docs: tools ## make docs/variables.md from the argument specifications

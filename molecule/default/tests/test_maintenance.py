@@ -73,7 +73,7 @@ def test_site_that_cannot_be_proven_closed_is_opened_again(run_site, browser, ur
     assert browser.get(f"{url}/").status_code == 200
 
 
-@pytest.mark.parametrize("seconds", [0.6, 1.0, 1.6])
+@pytest.mark.parametrize("seconds", [pytest.param(0.6, marks=pytest.mark.campaign), 1.0, pytest.param(1.6, marks=pytest.mark.campaign)])
 def test_play_that_is_killed_leaves_the_site_open_or_closed_and_whole(scenario, run_site, browser, url, seconds):
     command = ["ansible-playbook", "-i", scenario / "inventory", "playbooks/maintenance.yml", "-e", "maintenance=on"]
     play = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

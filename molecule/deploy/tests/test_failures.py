@@ -14,17 +14,18 @@ from conftest import MIGRATION, PROBES, ROOT
 
 DEPLOY = "playbooks/deploy.yml"
 # Where a run is killed, and how many seconds after the task has begun: at the beginning of a task, or while it runs on the host.
+# One of a build, one of a migration and one of a roll in each run of the tests, the others in the campaign.
 KILLS = [
-    ("Release | Name the release by its source", 0),
+    pytest.param("Release | Name the release by its source", 0, marks=pytest.mark.campaign),
     ("Build | Unpack the source", 0.6),
-    ("Build | Compile the translations", 0.4),
-    ("Publish | Add the bundles, whose names carry a hash of their content", 0.4),
-    ("Prove | Boot the release once", 0.6),
+    pytest.param("Build | Compile the translations", 0.4, marks=pytest.mark.campaign),
+    pytest.param("Publish | Add the bundles, whose names carry a hash of their content", 0.4, marks=pytest.mark.campaign),
+    pytest.param("Prove | Boot the release once", 0.6, marks=pytest.mark.campaign),
     ("Database | Apply the migrations, one deploy at a time", 1.5),
-    ("Roll | Make the release the current one", 0),
+    pytest.param("Roll | Make the release the current one", 0, marks=pytest.mark.campaign),
     ("Worker | Start it, now and at boot", 0.6),
-    ("Worker | Wait until it answers from the release", 0),
-    ("Clean | Remember that the release has served", 0),
+    pytest.param("Worker | Wait until it answers from the release", 0, marks=pytest.mark.campaign),
+    pytest.param("Clean | Remember that the release has served", 0, marks=pytest.mark.campaign),
 ]
 SLOW = f"""import time
 
@@ -69,8 +70,9 @@ def test_run_that_is_killed_is_made_good_by_the_next(run_site, release, visitors
     if "migrations" in task:
         change[f"migrations/910_{name}.py"] = SLOW % name
     source = {"throat_gunicorn_source": release(change)}
-    plugins, enabled = f"{os.environ['ANSIBLE_CALLBACK_PLUGINS']}:{pathlib.Path(__file__).parent}", f"{os.environ['ANSIBLE_CALLBACKS_ENABLED']},kill_at"
-    environment = {**os.environ, "ANSIBLE_CALLBACK_PLUGINS": plugins, "ANSIBLE_CALLBACKS_ENABLED": enabled, "KILL_AT": task, "KILL_AFTER": str(seconds)}
+    plugins = f"{pathlib.Path(__file__).parent}:{os.environ.get('ANSIBLE_CALLBACK_PLUGINS', '')}"
+    enabled = f"kill_at,{os.environ.get('ANSIBLE_CALLBACKS_ENABLED', '')}"
+    environment = {**os.environ, "ANSIBLE_CALLBACK_PLUGINS": plugins.rstrip(":"), "ANSIBLE_CALLBACKS_ENABLED": enabled.rstrip(","), "KILL_AT": task, "KILL_AFTER": str(seconds)}
     killed = run_site(source, playbook=DEPLOY, check=False, env=environment, start_new_session=True)
     assert killed.returncode == -signal.SIGKILL
     left = {requests.get(f"{visitors.urls[0]}{path}", verify=False, timeout=30).headers["X-Throat-Release"] for path in PROBES}
