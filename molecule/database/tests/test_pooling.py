@@ -47,13 +47,12 @@ def test_no_request_fails_and_the_budget_holds(mode, send_load, watch_connection
 
 
 @pytest.fixture
-def unbounded(run_site, on_host, entries):
-    """No pool, and the gevent worker with gunicorn's default of connections, which the playbook would refuse."""
+def unbounded(mode, run_site, on_host, entries):
+    """The site without a pool, and its gevent worker with gunicorn's default of connections, which the playbook would refuse."""
     variables = {"throat_database_pooling": "none", "throat_gunicorn_workers": [entries[0], SOCKETIO_OF_TEN, {**entries[1], "connections": 1000}]}
     refused = run_site(variables, check=False)
     assert refused.returncode != 0 and refused.changed == 0
     assert "postgres_max_connections on throat-stack-database: 50 is less than the 1025 connections that can reach the server" in refused.said
-    run_site({"throat_database_pooling": "none", **MODES["none"](entries)})
     on_host(
         "mkdir /etc/systemd/system/throat-gevent.service.d && cd /etc/systemd/system && "
         "(echo [Service]; echo ExecStart=; sed -n '/^ExecStart=/,/throat_prod/p' throat-gevent.service | sed 's/--worker-connections 20/--worker-connections 1000/') "
@@ -61,9 +60,9 @@ def unbounded(run_site, on_host, entries):
     )
     yield
     on_host("rm -r /etc/systemd/system/throat-gevent.service.d && systemctl daemon-reload && systemctl restart throat-gevent")
-    run_site()
 
 
+@pytest.mark.parametrize("mode", ["none"], indirect=True)
 def test_control_without_pool_and_limit_fails(unbounded, send_load):
     load = send_load()
     print(f"control, no pool and worker_connections 1000: {load}")

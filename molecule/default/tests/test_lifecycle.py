@@ -43,13 +43,17 @@ def test_check_mode_and_a_second_run_change_and_restart_nothing(run_site, restar
     assert restarted() == set()
 
 
-def test_changed_connections_restart_that_worker_alone(host, run_site, restarted, workers):
-    altered = [{**worker, "connections": 41} if worker["name"] == "gevent" else worker for worker in workers]
-    run_site({"throat_gunicorn_workers": altered})
-    assert restarted() == {"throat-gevent"}
+def test_changed_workers_restart_alone_and_one_moves_to_another_socket(host, run_site, restarted, workers, answers_again):
+    altered = {"gevent": {"connections": 41}, "sync": {"listen": "127.0.0.1:5055"}}
+    run_site({"throat_gunicorn_workers": [{**worker, **altered.get(worker["name"], {})} for worker in workers]})
+    assert restarted() == {"throat-gevent", "throat-sync"}
     assert "--worker-connections 41" in host.check_output("tr '\\0' ' ' < /proc/$(systemctl show -p MainPID --value throat-gevent)/cmdline")
-    run_site({}, "--tags", "throat_gunicorn")
-    assert restarted() == {"throat-gevent"}
+    assert host.socket("tcp://127.0.0.1:5055").is_listening and not host.file("/run/throat/sync.sock").exists
+    answers_again(5)
+    run_site({}, "--tags", "throat_gunicorn,nginx")
+    assert restarted() == {"throat-gevent", "throat-sync"}
+    assert host.file("/run/throat/sync.sock").exists and not host.socket("tcp://127.0.0.1:5055").is_listening
+    answers_again(5)
 
 
 def test_change_that_an_interrupted_run_did_not_apply_is_applied_by_the_next(host, run_site, restarted):
@@ -61,17 +65,6 @@ def test_change_that_an_interrupted_run_did_not_apply_is_applied_by_the_next(hos
     run_site({}, "--tags", "throat_gunicorn")
     assert restarted() == {"throat-gevent"}
     assert run_site({}, "--tags", "throat_gunicorn").changed == 0
-
-
-def test_worker_moves_to_another_socket(host, run_site, restarted, workers, answers_again):
-    moved = [{**worker, "listen": "127.0.0.1:5055"} if worker["name"] == "sync" else worker for worker in workers]
-    run_site({"throat_gunicorn_workers": moved})
-    assert restarted() == {"throat-sync"}
-    assert host.socket("tcp://127.0.0.1:5055").is_listening and not host.file("/run/throat/sync.sock").exists
-    answers_again(5)
-    run_site({}, "--tags", "throat_gunicorn,nginx")
-    assert host.file("/run/throat/sync.sock").exists and not host.socket("tcp://127.0.0.1:5055").is_listening
-    answers_again(5)
 
 
 def test_check_mode_tells_what_would_be_done_to_the_sites_database(run_site):
