@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import budget, build, database, routes, topology, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import build, database, looked, plan, routes, workers
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,26 +25,23 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
-            budget.connection_budget,
             build.override_npm_lock,
             build.override_requirements,
-            build.runtime_errors,
             database.postgres_memory,
             database.scram_verifier,
+            looked.differing_databases,
+            looked.differing_users,
+            looked.differs,
+            looked.is_newer,
+            looked.lacks,
+            looked.own_files,
+            plan.platform_errors,
             routes.async_locations,
             routes.parse_route_list,
-            topology.address_errors,
-            topology.app_workers,
-            topology.as_network,
-            topology.group_errors,
-            topology.guarded_services,
-            topology.host_addresses,
             workers.complete_workers,
             workers.site_name,
             workers.status_table,
             workers.units,
-            workers.upstreams,
-            workers.worker_errors,
             workers.worker_states,
         )
         return {function.__name__: _filter(function) for function in functions}

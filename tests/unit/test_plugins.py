@@ -1,13 +1,14 @@
 """The pure functions behind the filters."""
 
+import hashlib
 import json
 import pathlib
 
 import pytest
 import yaml
 from ansible_collections.throat.stack.plugins.action import deploy_lock
-from ansible_collections.throat.stack.plugins.modules import host_state
-from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, routes, topology, workers
+from ansible_collections.throat.stack.plugins.modules import look
+from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, looked, routes, topology, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPEC = {
@@ -29,8 +30,11 @@ SPEC = {
 }
 
 
+OPTIONS = SPEC["argument_specs"]["main"]["options"]
+
+
 def errors(**variables):
-    return arguments.argument_errors(SPEC, {"nginx_password": "correct horse", **variables})
+    return arguments.convert(OPTIONS, variables)[1]
 
 
 def test_valid_arguments_have_no_errors():
@@ -42,12 +46,12 @@ def test_misspelt_variable_is_named_with_the_nearest_known_one():
 
 
 def test_missing_secret_is_named_with_its_remedy():
-    (line,) = arguments.argument_errors(SPEC, {"nginx_password": ""})
+    (line,) = arguments.missing(OPTIONS, {"nginx_password": ""})
     assert line == "nginx_password: not set, but required (Secret of nginx). It is a secret: keep it in a vault."
 
 
 def test_secret_of_the_example_is_refused():
-    (line,) = arguments.argument_errors(SPEC, {"nginx_password": "change-me"})
+    (line,) = errors(nginx_password="change-me")
     assert line.startswith("nginx_password: still the example's change-me;")
 
 
@@ -69,7 +73,7 @@ META = {"galaxy_info": {"platforms": [{"name": "Debian", "versions": ["bookworm"
 )
 def test_platform_is_one_of_the_role(distribution, version, release, supported):
     facts = {"distribution": distribution, "distribution_version": version, "distribution_release": release}
-    lines = arguments.platform_errors(META, "nginx", "web1", facts)
+    lines = arguments.platform_errors([("nginx", META)], "web1", facts)
     assert lines == [] if supported else lines[0].startswith(f"web1 runs {distribution} {version} ({release}), but the role nginx supports Debian bookworm and trixie")
 
 
@@ -422,15 +426,51 @@ def test_status_of_all_workers_is_a_table():
 
 
 def test_a_package_counts_only_while_it_is_installed():
-    assert host_state.packages("ii  redis-server\nrc  nginx\nhi  curl\nii  libc6\nii  libc6\nun  apache2\n") == ["curl", "libc6", "redis-server"]
+    assert look.packages("ii  redis-server\nrc  nginx\nhi  curl\nii  libc6\nii  libc6\nun  apache2\n") == ["curl", "libc6", "redis-server"]
 
 
-def test_services_are_read_as_the_facts_of_ansible_name_them():
-    shown = "Id=nginx.service\nSubState=running\nUnitFileState=enabled\n\nId=throat-sync.service\nSubState=dead\nUnitFileState=\n"
-    assert host_state.services(shown) == {
-        "nginx.service": {"name": "nginx.service", "state": "running", "status": "enabled", "source": "systemd"},
-        "throat-sync.service": {"name": "throat-sync.service", "state": "dead", "status": "", "source": "systemd"},
+def test_services_are_read_as_the_facts_of_ansible_name_them_and_when_they_were_told():
+    shown = (
+        "Id=nginx.service\nSubState=running\nUnitFileState=enabled\nActiveEnterTimestampMonotonic=5000000\nStateChangeTimestampMonotonic=7500000\nNeedDaemonReload=no\n\n"
+        "Id=throat-sync.service\nSubState=dead\nUnitFileState=\nActiveEnterTimestampMonotonic=0\nStateChangeTimestampMonotonic=0\nNeedDaemonReload=yes\n"
+    )
+    assert look.services(shown, 1000.0) == {
+        "nginx.service": {"name": "nginx.service", "state": "running", "status": "enabled", "source": "systemd", "started": 1005.0, "told": 1007.5, "is_stale": False},
+        "throat-sync.service": {"name": "throat-sync.service", "state": "dead", "status": "", "source": "systemd", "started": 1000.0, "told": 1000.0, "is_stale": True},
     }
+
+
+@pytest.mark.parametrize(("shown", "release"), [('NAME="Debian GNU/Linux"\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\nID=debian\n', "bookworm"), ("NAME=Ubuntu\nID=ubuntu\n", "")])
+def test_platform_is_read_from_the_file_that_every_distribution_has(shown, release):
+    assert look.platform(shown)["distribution_release"] == release
+    assert look.platform(shown)["distribution"] in ("Debian", "Ubuntu")
+
+
+def test_file_differs_by_content_owner_group_or_mode():
+    there = {"/etc/x": {"sha1": "f572d396fae9206628714fb2ce00f72e94f2258f", "owner": "root", "group": "root", "mode": "0644"}}
+    assert not looked.differs("hello\n", there, "/etc/x")
+    assert looked.differs("hello!\n", there, "/etc/x") and looked.differs("hello\n", there, "/etc/x", mode="0640") and looked.differs("hello\n", {}, "/etc/x")
+
+
+def test_lines_are_looked_for_next_to_each_other():
+    there = {"/etc/x": {"content": "# BEGIN\na\nb\n# END\nc"}}
+    assert not looked.lacks(there, "/etc/x", "# BEGIN\na\nb\n# END") and not looked.lacks(there, "/etc/x", "c\n")
+    assert looked.lacks(there, "/etc/x", "# BEGIN\na\n# END") and looked.lacks({}, "/etc/x", "c")
+
+
+def test_file_that_was_written_after_its_reader_was_told_is_newer():
+    there = {"/etc/x": {"mtime": 100.5}}
+    assert looked.is_newer(there, ["/etc/x", "/etc/none"], 100.4) and not looked.is_newer(there, ["/etc/x"], 100.6) and looked.is_newer(there, ["/etc/x"], None)
+
+
+def test_users_and_databases_that_the_server_has_otherwise_are_found():
+    users = [{"name": "a", "password": "x", "settings": {"work_mem": "8MB"}}]
+    verifier = hashlib.sha256(database.scram_verifier("x", "a").encode()).hexdigest()
+    there = {"roles": {"a": {"password": verifier, "is_plain": True, "settings": ["work_mem=8MB"]}}, "databases": {"d": {"owner": "a", "is_open": False}}}
+    assert looked.differing_users(users, there) == [] == looked.differing_databases([{"name": "d", "owner": "a"}], there)
+    assert looked.differing_users([{**users[0], "password": "y"}], there) and looked.differing_users([{**users[0], "settings": {"work_mem": "9MB"}}], there)
+    assert looked.differing_users(users, {}) == users
+    assert looked.differing_databases([{"name": "d", "owner": "b"}], there) and looked.differing_databases([{"name": "e", "owner": "a"}], there)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ SOCKETIO = {"name": "socketio", "class": "socketio"}
         ({"nginx_tls_mode": "files", "nginx_tls_key": "/etc/ssl/private/mine.key"}, "nginx_tls_mode: files, but throat-stack-default has no /etc/ssl/private/mine.key"),
         ({"throat_gunicorn_source": "/nowhere"}, "throat_gunicorn_source: /nowhere is no directory of this machine"),
         ({"throat_gunicorn_source_type": "image"}, "throat_gunicorn_source_type: image, but with throat_gunicorn_runtime native the workers do not run in containers"),
-        ({"throat_database_pooling": "pgpool"}, "value of throat_database_pooling must be one of: pgbouncer, peewee, none, got: pgpool"),
+        ({"throat_database_pooling": "pgpool"}, "throat_database_pooling: pgpool, but must be one of pgbouncer, peewee, none"),
         ({"postgres_max_connections": 13}, "postgres_max_connections on throat-stack-default: 13 is less than the 14 connections that can reach the server"),
         ({"throat_gunicorn_workers": [{"name": "w", "class": "gevnt"}, SOCKETIO]}, "worker w: class is gevnt, but must be one of sync, gevent, socketio"),
         ({"throat_gunicorn_workers": [{**SOCKETIO, "processes": 2}]}, "always exactly 1 process"),

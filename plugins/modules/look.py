@@ -1,0 +1,252 @@
+#!/usr/bin/python
+"""Look at a host once: what it is, what it has, and what its services have read."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: look
+short_description: Look at a host once
+description:
+  - Brings back, in one call and without changing anything, all that the roles of this collection ask of a host. Their tasks then do only what differs.
+  - Of what M(ansible.builtin.setup), M(ansible.builtin.package_facts) and M(ansible.builtin.service_facts) return it has the part that the roles ask for, under
+    the same names; those take seconds and return thousands of values, which Ansible carries from task to task.
+options:
+  site:
+    description: Name of the site, which its files bear.
+    type: str
+    default: throat
+author:
+  - The throat.stack engineers (@Phuks-co)
+"""
+EXAMPLES = """
+- name: Look at the host
+  throat.stack.look:
+    site: throat
+"""
+RETURN = """
+ansible_facts:
+  description: Facts to add to ansible_facts.
+  returned: always
+  type: dict
+  contains:
+    distribution:
+      description: Name of the distribution, as Debian; with C(distribution_version), C(distribution_major_version) and C(distribution_release).
+      type: str
+    memtotal_mb:
+      description: The host's memory in MiB.
+      type: int
+    mounts:
+      description: Each mounted file system with its C(mount), the directory.
+      type: list
+      elements: dict
+    packages:
+      description: Names of the installed packages.
+      type: list
+      elements: str
+    services:
+      description: >-
+        Name of each loaded service, as nginx.service, to its C(name), C(state) (V(running) or what else systemd says of it), C(status) (V(enabled),
+        V(disabled), ...), C(source) (V(systemd)), C(started) and C(told), seconds since 1970 when it has started and when it has last started or reloaded,
+        and C(is_stale), whether systemd has not read its changed unit.
+      type: dict
+    files:
+      description: >-
+        Path of each file that the stack has or shares to its C(sha1), C(mode), C(owner), C(group), C(mtime), of a link C(link), and C(content) where it is small,
+        no secret, and ours in part only.
+      type: dict
+    accounts:
+      description: Each user to its C(uid), C(gid), C(home) and C(shell).
+      type: dict
+    postgres:
+      description: >-
+        Of the running cluster "main" its C(port), C(loaded) (seconds since 1970 when it has last read its files), C(roles) and C(databases). Empty where none answers.
+      type: dict
+    certificates:
+      description: Path of each certificate in /etc/ssl/certs and /etc/letsencrypt that a site serves to its C(names) and C(until), seconds since 1970.
+      type: dict
+"""
+
+import glob
+import grp
+import hashlib
+import json
+import os
+import pwd
+import re
+import stat
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+# What the stack writes or shares, {site} being the site's name.
+FILES = (
+    "/etc/postgresql/*/main/conf.d/throat.conf",
+    "/etc/pgbouncer/*",
+    "/etc/redis/throat.conf",
+    "/etc/redis/redis-{site}.conf",
+    "/etc/nginx/snippets/{site}-proxy-params.conf",
+    "/etc/nginx/sites-enabled/*",
+    "/etc/ssl/certs/{site}.pem",
+    "/etc/systemd/system/{site}-*",
+    "/etc/systemd/system/*.d/throat*.conf",
+    "/etc/systemd/system/pgbouncer-pause@.service",
+    "/etc/systemd/system/throat-firewall.service",
+    "/etc/throat-firewall.nft",
+    "/etc/tmpfiles.d/{site}.conf",
+    "/etc/{site}/*",
+    "/run/{site}/*.started",
+    "/opt/{site}/bad/*",
+    "/opt/{site}/releases/*/.built",
+    "/opt/{site}/releases/*/.image",
+    "/opt/{site}/releases/*/.served",
+    # Directories.
+    "/opt/{site}/*",
+    "/run/{site}",
+    "/etc/{site}",
+    "/var/lib/{site}/*",
+)
+# Of these the text as well: somebody else's but for some lines.
+TEXTS = (
+    "/etc/postgresql/*/main/pg_hba.conf",
+    "/etc/postgresql/*/main/pg_ident.conf",
+    "/etc/redis/redis.conf",
+    "/etc/nginx/nginx.conf",
+    "/var/www/{site}/static/.release",
+    "/opt/{site}/current/routes.txt",
+)
+# Only lines that are asked for: the rest may be a secret.
+LINES = {"/etc/redis/redis.conf": r"include "}
+LARGE = 1 << 20
+QUERY = """
+SELECT json_build_object(
+  'loaded', extract(epoch FROM pg_conf_load_time()),
+  'pending_restart', (SELECT count(*) FROM pg_settings WHERE pending_restart),
+  'roles', (SELECT json_object_agg(rolname, json_build_object(
+      'password', encode(sha256(convert_to(coalesce(rolpassword, ''), 'UTF8')), 'hex'),
+      'is_plain', rolcanlogin AND NOT (rolsuper OR rolcreatedb OR rolcreaterole),
+      'settings', coalesce((SELECT setconfig FROM pg_db_role_setting WHERE setrole = a.oid AND setdatabase = 0), '{}')))
+    FROM pg_authid a WHERE rolname NOT LIKE 'pg\\_%'),
+  'databases', (SELECT json_object_agg(datname, json_build_object(
+      'owner', pg_get_userbyid(datdba), 'encoding', pg_encoding_to_char(encoding),
+      'is_open', EXISTS (SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) WHERE grantee = 0)))
+    FROM pg_database))
+"""
+
+
+def platform(release: str) -> dict[str, str]:
+    """Return the distribution of an os-release file as the facts of Ansible name it."""
+    values = dict(re.findall(r'^(\w+)="?(.*?)"?$', release, re.MULTILINE))
+    version = values.get("VERSION_ID", "")
+    return {
+        "distribution": (values.get("NAME", "").split() or [""])[0],
+        "distribution_version": version,
+        "distribution_major_version": version.partition(".")[0],
+        "distribution_release": values.get("VERSION_CODENAME", ""),
+    }
+
+
+def packages(shown: str) -> list[str]:
+    """Return the installed packages of lines like "ii  nginx"; others have left their configuration only."""
+    return sorted({line.split()[1] for line in shown.splitlines() if line[1:2] == "i"})
+
+
+def services(shown: str, booted: float) -> dict[str, dict[str, object]]:
+    """Return the services, by name, of what "systemctl show" prints of the properties PROPERTIES; booted: seconds since 1970 at which its clock began."""
+    found = {}
+    for block in filter(None, shown.split("\n\n")):
+        unit = dict(line.split("=", 1) for line in block.strip().splitlines())
+        found[unit["Id"]] = {
+            "name": unit["Id"],
+            "state": unit["SubState"],
+            "status": unit["UnitFileState"],
+            "source": "systemd",
+            "started": booted + int(unit.get("ActiveEnterTimestampMonotonic") or 0) / 1e6,
+            "told": booted + int(unit.get("StateChangeTimestampMonotonic") or 0) / 1e6,
+            "is_stale": unit.get("NeedDaemonReload") == "yes",
+        }
+    return found
+
+
+PROPERTIES = "Id,SubState,UnitFileState,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic,NeedDaemonReload"
+
+
+def file_state(path: str, with_text: bool) -> dict[str, object]:
+    """Return what is to be known of a file; of a text that is not whole ours only some lines."""
+    info = os.lstat(path)
+    state: dict[str, object] = {"mode": f"{stat.S_IMODE(info.st_mode):04o}", "mtime": info.st_mtime}
+    for key, name, number in (("owner", pwd.getpwuid, info.st_uid), ("group", grp.getgrgid, info.st_gid)):
+        try:
+            state[key] = name(number)[0]
+        except KeyError:
+            state[key] = str(number)
+    if stat.S_ISLNK(info.st_mode):
+        state["link"] = os.readlink(path)
+    elif stat.S_ISREG(info.st_mode) and info.st_size < LARGE:
+        with open(path, "rb") as file:
+            raw = file.read()
+        state["sha1"] = hashlib.sha1(raw).hexdigest()
+        # What tells a unit of ours from others', and a worker's stamp.
+        state["is_ours"] = b"X-Throat=yes" in raw
+        if with_text:
+            text = raw.decode(errors="replace")
+            state["content"] = "\n".join(line for line in text.splitlines() if re.match(LINES[path], line)) if path in LINES else text
+    return state
+
+
+def main() -> None:
+    module = AnsibleModule({"site": {"type": "str", "default": "throat"}}, supports_check_mode=True)
+    site = module.params["site"]
+
+    def ask(*command: str) -> str:
+        """What a program says, nothing where there is no such program or it fails."""
+        if module.get_bin_path(command[0]) is None:
+            return ""
+        status, said, _ = module.run_command(list(command))
+        return "" if status else said
+
+    def read(path: str) -> str:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+    files = {}
+    for patterns, with_text in ((FILES, False), (TEXTS, True)):
+        for pattern in patterns:
+            for path in glob.glob(pattern.format(site=site)):
+                files[path] = file_state(path, with_text)
+
+    postgres = {}
+    for path in glob.glob("/var/lib/postgresql/*/main/postmaster.pid"):
+        lines = read(path).splitlines()
+        if len(lines) > 3 and os.path.exists(f"/proc/{lines[0]}"):
+            said = ask("runuser", "-u", "postgres", "--", "psql", "-p", lines[3], "-XAtqd", "postgres", "-c", QUERY)
+            if said:
+                postgres = {"version": path.split("/")[4], "port": int(lines[3]), **json.loads(said)}
+
+    certificates = {}
+    for path in (f"/etc/ssl/certs/{site}.pem", *glob.glob("/etc/letsencrypt/live/*/fullchain.pem")):
+        said = ask("openssl", "x509", "-in", path, "-noout", "-enddate", "-ext", "subjectAltName") if os.path.exists(path) else ""
+        until = re.search(r"notAfter=(.*)", said)
+        if until:
+            end = time.strptime(until[1].strip(), "%b %d %H:%M:%S %Y %Z")
+            certificates[path] = {"names": re.findall(r"DNS:([^,\s]+)", said), "until": time.mktime(end) - time.timezone}
+
+    memory = re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo"))
+    facts = {
+        **platform(read("/etc/os-release")),
+        "memtotal_mb": int(memory[1]) // 1024 if memory else 0,
+        "mounts": [{"mount": line.split()[1]} for line in read("/proc/mounts").splitlines()],
+        "packages": packages(ask("dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\n")),
+        "services": services(ask("systemctl", "show", f"--property={PROPERTIES}", "*.service"), time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)),
+        "files": files,
+        "accounts": {user.pw_name: {"uid": user.pw_uid, "gid": user.pw_gid, "home": user.pw_dir, "shell": user.pw_shell} for user in pwd.getpwall()},
+        "postgres": postgres,
+        "certificates": certificates,
+    }
+    module.exit_json(changed=False, ansible_facts=facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Documentation of the action plugin of the same name."""
+
+DOCUMENTATION = """
+module: plan
+short_description: Work out what each role of the site is told on each host
+description:
+  - Reads the variables of all hosts of the inventory, whatever the limit, converts and checks them, and derives what nobody has set.
+  - The result holds secrets - register it with C(no_log), and show C(refusals) by a task of their own.
+options:
+  make_secrets:
+    description: Whether secrets that nobody gives are made and kept in C(throat_secrets_dir). Without it, something stands in for them.
+    type: bool
+    default: true
+  needs_source:
+    description: Whether the run builds a release, so that a source that is not on the controller is refused.
+    type: bool
+    default: true
+author:
+  - The throat.stack engineers (@Phuks-co)
+"""
+EXAMPLES = """
+- name: Make the plan
+  throat.stack.plan:
+  register: __plan
+  run_once: true
+  no_log: true
+"""
+RETURN = """
+refusals:
+  description: One line per reason why the inventory cannot work.
+  returned: always
+  type: list
+  elements: str
+notes:
+  description: One line per thing that works and will hurt.
+  returned: always
+  type: list
+  elements: str
+budget:
+  description: The connection budget as a table.
+  returned: always
+  type: str
+violations:
+  description: Those of the refusals that say which database connections do not fit.
+  returned: always
+  type: list
+  elements: str
+hosts:
+  description: Host to C(site), what playbooks ask, and each of its roles, the role's arguments without its name in front. Empty where there are refusals.
+  returned: always
+  type: dict
+"""

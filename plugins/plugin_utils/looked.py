@@ -1,0 +1,50 @@
+"""What the module look has brought back, against what should be there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.throat.stack.plugins.plugin_utils.database import scram_verifier
+
+Files = Mapping[str, Mapping[str, Any]]
+
+
+def differs(content: str, files: Files, path: str, owner: str = "root", group: str = "root", mode: str = "0644") -> bool:
+    """Whether a file is missing, or has another content, owner, group or mode."""
+    found = files.get(path, {})
+    return (found.get("sha1"), found.get("owner"), found.get("group"), found.get("mode")) != (hashlib.sha1(content.encode()).hexdigest(), owner, group, mode)
+
+
+def lacks(files: Files, path: str, text: str) -> bool:
+    """Whether a file is missing, or has not these lines next to each other."""
+    return f"\n{text.strip()}\n" not in f"\n{files.get(path, {}).get('content', '')}\n"
+
+
+def is_newer(files: Files, paths: Iterable[str], than: float | None) -> bool:
+    """Whether one of the files has changed since a moment (seconds since 1970): who has read them then does not know them."""
+    return any(files[path]["mtime"] > (than or 0.0) for path in paths if path in files)
+
+
+def own_files(files: Files) -> list[dict[str, Any]]:
+    """Return the files that bear the application role's mark: [{"path", "checksum", "mode", "mtime"}]."""
+    return [{"path": path, "checksum": found["sha1"], "mode": found["mode"], "mtime": found["mtime"]} for path, found in files.items() if found.get("is_ours")]
+
+
+def differing_users(users: Sequence[Mapping[str, Any]], postgres: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return those of postgres_users that the server does not have like this."""
+
+    def is_there(user: Mapping[str, Any]) -> bool:
+        found = (postgres.get("roles") or {}).get(user["name"], {})
+        verifier = hashlib.sha256(scram_verifier(user["password"], user["name"]).encode()).hexdigest()
+        settings = {f"{name}={value}" for name, value in (user.get("settings") or {}).items()}
+        return found.get("password") == verifier and found.get("is_plain", False) and settings <= set(found.get("settings", ()))
+
+    return [user for user in users if not is_there(user)]
+
+
+def differing_databases(databases: Sequence[Mapping[str, Any]], postgres: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return those of postgres_databases that the server does not have, or has of another owner, or open to everybody."""
+    found = postgres.get("databases") or {}
+    return [database for database in databases if found.get(database["name"], {}).get("owner") != database["owner"] or found[database["name"]]["is_open"]]

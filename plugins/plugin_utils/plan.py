@@ -1,0 +1,459 @@
+"""The plan of a site: what an inventory says and what follows from it, for each host the arguments of each of its roles.
+
+The variables of all hosts come in, everything that the roles read comes out: complete, converted and checked. A value that somebody
+has set wins over one that follows from the hosts. Nothing of Ansible is in here; plugins/action/plan.py brings the inventory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import ipaddress
+import pathlib
+import re
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from ansible_collections.throat.stack.plugins.plugin_utils import arguments, budget, topology, workers
+from ansible_collections.throat.stack.plugins.plugin_utils.checks import CHECKS, config_name_errors, source_errors
+
+COLLECTION = pathlib.Path(__file__).parents[2]
+# The workers first, since the others serve them.
+ROLES = ("throat_gunicorn", "postgres", "pgbouncer", "redis", "nginx", "firewall")
+# Those that are made and kept on the controller where nobody gives them: name to length, in letters and digits.
+SECRETS = {"throat_database_password": 40, "throat_redis_password": 40, "throat_secret_key": 50, "throat_admin_password": 20}
+# Groups of the inventory that a role is for.
+GROUPS = topology.ROLE_GROUPS
+SOCKET = {"host": "/run/postgresql"}
+
+
+@functools.cache
+def options(name: str) -> dict[str, Any]:
+    """Return the options of a role, or of the site as a whole ("site"), by its argument specification."""
+    path = "playbooks/vars/site_spec.yml" if name == "site" else f"roles/{name}/meta/argument_specs.yml"
+    return yaml.safe_load((COLLECTION / path).read_text())["argument_specs"]["main"]["options"]
+
+
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """Return the default of every variable, of the site and of all roles."""
+    return {name: value for owner in ("site", *ROLES) for name, value in arguments.defaults(options(owner)).items()}
+
+
+def owner_of(name: str) -> str | None:
+    """Return the role that a variable belongs to by its name, "site" for one of the site, None for somebody else's."""
+    return next((role for role in ROLES if name.startswith(f"{role}_")), "site" if name.startswith("throat_") else None)
+
+
+@dataclasses.dataclass(eq=False)
+class Site:
+    """An inventory, understood.
+
+    given: host to the converted variables that somebody has set for it, with ansible_host; groups: group to its hosts.
+    """
+
+    given: Mapping[str, Mapping[str, Any]]
+    groups: Mapping[str, Sequence[str]]
+    needs_source: bool = True
+
+    def value(self, host: str, name: str) -> Any:
+        """Return what is set, else the default of the specification."""
+        return self.given.get(host, {}).get(name, defaults()[name])
+
+    def group(self, name: str) -> list[str]:
+        return list(self.groups.get(name, ()))
+
+    def first(self, name: str) -> str:
+        """Return the first host of a group, empty where there is none."""
+        return next(iter(self.group(name)), "")
+
+    @functools.cached_property
+    def hosts(self) -> list[str]:
+        return self.group("throat")
+
+    @functools.cached_property
+    def name(self) -> str:
+        """What all that belongs to the site bears on its hosts."""
+        return workers.site_name(self.value(self.hosts[0], "throat_gunicorn_config_name"))
+
+    @functools.cached_property
+    def is_production(self) -> bool:
+        """What a machine has once (PgBouncer, firewall, settings of the servers as a whole) belongs to this one; another site lives beside it."""
+        return self.name == "throat"
+
+    @functools.cached_property
+    def apps(self) -> list[str]:
+        return self.group("throat_gunicorn")
+
+    @functools.cached_property
+    def addresses(self) -> dict[str, str]:
+        return topology.host_addresses(self.given, self.groups)
+
+    @functools.cached_property
+    def budget(self) -> dict[str, Any]:
+        return budget.connection_budget(self.given, self.groups, defaults())
+
+    @functools.cached_property
+    def pooled(self) -> bool:
+        return self.budget["pooling"] == "pgbouncer"
+
+    @functools.cached_property
+    def workers(self) -> dict[str, list[dict[str, Any]]]:
+        return topology.app_workers(self.given, self.groups, defaults())
+
+    @functools.cached_property
+    def is_one_host(self) -> bool:
+        return len(self.hosts) == 1
+
+    def url(self, host: str) -> urllib.parse.SplitResult:
+        """Return the public address with its name in lower case, since names have no case."""
+        parts = urllib.parse.urlsplit(str(self.given[host].get("throat_public_url", "")).rstrip("/").lower())
+        try:
+            return parts if parts.port is None or parts.hostname else urllib.parse.urlsplit("")
+        except ValueError:
+            return urllib.parse.urlsplit("")
+
+    def pooler_of(self, host: str) -> str:
+        return self.budget["pooler_of"].get(host, "")
+
+    def clients(self, tier: str, host: str) -> list[str]:
+        """Return the other hosts that ask a tier on a host."""
+        asking = {
+            "postgres": [*self.apps, *self.budget["poolers"]],
+            "pgbouncer": [app for app in self.apps if self.pooler_of(app) == host],
+            "redis": self.apps,
+            "throat_gunicorn": self.group("nginx"),
+        }[tier]
+        return [client for client in dict.fromkeys(asking) if client != host]
+
+    def networks(self, hosts: Sequence[str]) -> list[str]:
+        return [topology.as_network(self.addresses[host]) for host in hosts if _is_address(self.addresses[host])]
+
+    def listening(self, tier: str, host: str) -> list[str]:
+        """Return where a tier listens: where it does by itself, and at the host's address where others ask it."""
+        return [*defaults()[f"{tier}_listen_addresses"], *([self.addresses[host]] if self.clients(tier, host) else [])]
+
+    def roles(self, host: str) -> list[str]:
+        """Return the roles of a host, in the order of ROLES."""
+        groups = {name for name, hosts in self.groups.items() if host in hosts}
+        mine = groups | ({"throat_gunicorn"} if "throat_build" in groups else set()) | ({"firewall"} if self.firewall(host) != "none" else set())
+        return [role for role in ROLES if role in mine and (role != "pgbouncer" or self.pooled)]
+
+    def firewall(self, host: str) -> str:
+        """Where one host has it all, nothing listens where others reach it but the web server; and a machine has one firewall."""
+        return self.given[host].get("throat_firewall") or ("none" if self.is_one_host or not self.is_production else "services")
+
+    def redis_port(self, host: str) -> int:
+        """Pub/sub knows no database numbers, so that a site on the same machine has a Redis of its own."""
+        return self.given.get(host, {}).get("redis_port", defaults()["redis_port"] if self.is_production else 6380)
+
+    # -- what follows from the hosts for each role; what somebody has set wins over it
+
+    def for_postgres(self, host: str) -> dict[str, Any]:
+        clients = self.clients("postgres", host)
+        access = {"database": self.name, "user": self.name, "system_users": [self.name, "postgres"], "addresses": ["127.0.0.1/32", *self.networks(clients)]}
+        return {
+            "postgres_site": self.name,
+            "postgres_server_settings": self.is_production,
+            # On a host of its own it may plan with all memory, beside the other tiers with half.
+            "postgres_memory_percent": 50 if self.is_one_host else 100,
+            "postgres_max_connections": self.budget["max_connections"] or defaults()["postgres_max_connections"],
+            # A statement that goes on for longer is ended, before gunicorn ends the worker (60 s) and with it everybody's requests.
+            "postgres_users": [{"name": self.name, "password": self.secret(host, "database_password"), "settings": {"statement_timeout": "30s"}}],
+            "postgres_databases": [{"name": self.name, "owner": self.name}],
+            # The application's commands (as its own user) and a pooler on this host (postgres) come over the unix socket, which spares them the password.
+            "postgres_access": [access],
+            "postgres_listen_addresses": self.listening("postgres", host),
+        }
+
+    def for_pgbouncer(self, host: str) -> dict[str, Any]:
+        server = self.first("postgres")
+        database: dict[str, Any] = {"name": self.name, "port": self.value(server, "postgres_port"), **SOCKET}
+        if server != host:
+            database["host"] = self.addresses.get(server, "")
+            if host in self.apps:
+                # Clients that came by the socket have left no password to hand on.
+                database |= {"user": self.name, "password": self.secret(host, "database_password")}
+        return {
+            "pgbouncer_databases": [database],
+            "pgbouncer_listen_addresses": self.listening("pgbouncer", host),
+            "pgbouncer_client_networks": self.networks(self.clients("pgbouncer", host)),
+            "pgbouncer_users": [{"name": self.name, "password": self.secret(host, "database_password"), "peer": True}],
+            "pgbouncer_pause_for_postgresql": "main" if host in self.group("postgres") else "",
+            **{f"pgbouncer_{name}": value for name, value in self.budget["poolers"].get(host, {}).items()},
+        }
+
+    def for_redis(self, host: str) -> dict[str, Any]:
+        return {
+            "redis_instance": "" if self.is_production else self.name,
+            "redis_port": self.redis_port(host),
+            "redis_password": self.secret(host, "redis_password"),
+            "redis_listen_addresses": self.listening("redis", host),
+        }
+
+    def redis_url(self, host: str) -> str:
+        server = self.first("redis") or host
+        address = "127.0.0.1" if server == host else self.addresses[server]
+        password = self.given.get(server, {}).get("redis_password", self.secret(host, "redis_password"))
+        user, secret = (urllib.parse.quote(str(part or ""), safe="") for part in (self.value(server, "redis_user"), password))
+        return f"redis://{user}:{secret}@{f'[{address}]' if ':' in address else address}:{self.redis_port(server)}/0"
+
+    def database(self, host: str, server: str, port: int) -> dict[str, Any]:
+        """Return how a host asks a database server.
+
+        On the same host the operating system vouches for it over the unix socket, which spares the password and most of the time;
+        from elsewhere it proves the password, inside TLS, to a server that shows the very certificate that was read from its host.
+        """
+        if server == host:
+            return {**SOCKET, "port": port}
+        return {"host": self.addresses.get(server, ""), "port": port, "sslmode": "verify-ca", "sslrootcert": f"/etc/{self.name}/database.pem"}
+
+    def database_host(self, host: str) -> str:
+        """Return whom the workers of a host ask: their pooler, or PostgreSQL itself."""
+        return self.pooler_of(host) if self.pooled else self.first("postgres")
+
+    def for_throat_gunicorn(self, host: str) -> dict[str, Any]:
+        server, asked = self.first("postgres"), self.database_host(host)
+        url, secret = self.url(host), self.secret(host, "database_password")
+        port = self.value(server, "postgres_port")
+        migrations = self.database(host, server, port) | ({} if server == host else {"password": secret})
+        beside = {name for name, hosts in self.groups.items() if host in hosts}
+        redis = self.given[host].get("redis_instance", "" if self.is_production else self.name)
+        units = {"postgres": "postgresql.service", "pgbouncer": "pgbouncer.service", "redis": f"redis-server{f'@{redis}' if redis else ''}.service"}
+        return {
+            "throat_gunicorn_server_name": url.netloc,
+            "throat_gunicorn_uploads_url": f"{url.geturl()}/media/uploads/",
+            "throat_gunicorn_thumbnails_url": f"{url.geturl()}/media/thumbs/",
+            "throat_gunicorn_secret_key": self.secret(host, "secret_key"),
+            "throat_gunicorn_database_password": "" if asked == host else secret,
+            "throat_gunicorn_database": {
+                **self.database(host, asked, self.value(asked, "pgbouncer_port") if self.pooled else port), "name": self.name, "user": self.name
+            },
+            "throat_gunicorn_database_pool": self.budget["pooling"] == "peewee",
+            "throat_gunicorn_migration_database": migrations,
+            "throat_gunicorn_redis_url": self.redis_url(host),
+            "throat_gunicorn_admin": {"name": self.value(host, "throat_admin_name"), "password": self.secret(host, "admin_password")},
+            "throat_gunicorn_build_host": self.first("throat_build"),
+            "throat_gunicorn_dump_host": server,
+            # On unix sockets, unless a web server on another host asks them.
+            "throat_gunicorn_listen_address": self.addresses[host] if self.clients("throat_gunicorn", host) else "",
+            # nginx itself, and each proxy in front of it.
+            "throat_gunicorn_trusted_proxy_count": 1 + len(self.value(host, "throat_proxies")),
+            "throat_gunicorn_local_services": [unit for tier, unit in units.items() if tier in beside],
+        }
+
+    def for_nginx(self, host: str) -> dict[str, Any]:
+        url = self.url(host)
+        classes = {entry["class"] for entries in self.workers.values() for entry in entries}
+        upload = self.value(host, "throat_gunicorn_upload_max_size")
+        return {
+            "nginx_site": self.name,
+            "nginx_server_name": url.hostname or "",
+            "nginx_https_port": (url.port if url.scheme == "https" else None) or 443,
+            "nginx_http_port": (url.port if url.scheme == "http" else None) or 80,
+            "nginx_upstreams": workers.upstreams(list(self.workers.values())),
+            "nginx_default_upstream": next((kind for kind in workers.CLASSES if kind in classes), "sync"),
+            "nginx_async_upstream": next((kind for kind in ("gevent", "socketio") if kind in classes), "socketio"),
+            "nginx_tls_certificate": f"/etc/ssl/certs/{self.name}.pem",
+            "nginx_tls_key": f"/etc/ssl/private/{self.name}.key",
+            # Two for each open browser tab, and some for pages and files.
+            "nginx_worker_connections": max(defaults()["nginx_worker_connections"], 2 * self.budget["tabs"] + 1024) if self.is_production else 0,
+            "nginx_proxies": self.value(host, "throat_proxies"),
+            # As large as the application allows an upload to be, and some room for the form around it.
+            "nginx_client_max_body_size": f"{(upload + 1048576) // 1024}k",
+            # A directory of its own, where the files of a release stand before it serves, and stay for pages that were opened before the next one.
+            "nginx_static_dir": f"/var/www/{self.name}/static" if self.apps else defaults()["nginx_static_dir"],
+            "nginx_uploads_dir": f"/var/lib/{self.name}/uploads",
+            "nginx_thumbnails_dir": f"/var/lib/{self.name}/thumbs",
+        }
+
+    def for_firewall(self, host: str) -> dict[str, Any]:
+        tiers = [tier for tier in ("postgres", "pgbouncer", "redis") if host in self.group(tier)]
+        ports = {"postgres": self.value(host, "postgres_port"), "pgbouncer": self.value(host, "pgbouncer_port"), "redis": self.redis_port(host)}
+        clients = {tier: self.clients(tier, host) for tier in ("postgres", "pgbouncer")} | {"redis": self.apps, "throat_gunicorn": self.group("nginx")}
+        web = self.arguments(host, "nginx") if host in self.group("nginx") else None
+        return {
+            "firewall_policy": "host" if self.firewall(host) == "host" else "services",
+            "firewall_services": topology.guarded_services(tiers, ports, clients, self.addresses, self.workers.get(host, []) if host in self.apps else []),
+            "firewall_public_ports": [web["http_port"], web["https_port"]] if web else [],
+        }
+
+    def secret(self, host: str, name: str) -> str | None:
+        return self.given.get(host, {}).get(f"throat_{name}")
+
+    @functools.cache  # noqa: B019 (a site lives as long as its plan is made)
+    def arguments(self, host: str, role: str) -> dict[str, Any]:
+        """Return a role's arguments on a host, without the role's name in front of each."""
+        derived = getattr(self, f"for_{role}")(host)
+        wanted = {name: derived[name] if derived.get(name) is not None else default for name, default in arguments.defaults(options(role)).items()}
+        wanted |= {name: value for name, value in self.given[host].items() if name in wanted}
+        # Fills in what nested options leave out.
+        complete = {name: arguments.converted(name, options(role)[name], value)[0] if value is not None else None for name, value in wanted.items()}
+        return {name.removeprefix(f"{role}_"): value for name, value in complete.items()}
+
+    def facts(self, host: str) -> dict[str, Any]:
+        """Return what playbooks ask beyond the roles' arguments."""
+        web = self.arguments(self.first("nginx"), "nginx") if self.first("nginx") else None
+        given, server, pooler = self.given[host], self.first("postgres"), self.pooler_of(host)
+        places = list(dict.fromkeys([*self.apps, *self.group("nginx")]))
+        return {
+            "name": self.name,
+            "is_production": self.is_production,
+            "roles": self.roles(host),
+            "firewall": self.firewall(host),
+            "pooling": self.budget["pooling"],
+            "public_url": self.url(host).geturl(),
+            "check_url": given.get("throat_check_url") or self.url(host).geturl(),
+            "check_certificate": given.get("throat_check_certificate", bool(web) and web["tls_mode"] != "self_signed"),
+            "admin": given.get("throat_gunicorn_admin", {}).get("name", self.value(host, "throat_admin_name")),
+            "secrets_dir": given.get("throat_secrets_dir", ""),
+            # Hosts whose certificate this one must know, empty where there is none to ask but itself.
+            "database_host": "" if server == host else server,
+            "pooler_host": "" if pooler == host else pooler,
+            "database_certificate": self.value(server, "postgres_tls_certificate"),
+            "pooler_certificate": self.value(pooler, "pgbouncer_tls_certificate"),
+            # Hosts that must all see what users have sent, where this is one of several.
+            "sharing": places if len(places) > 1 and host in places and self.value(host, "throat_shared_files") else [],
+            "apps": self.apps,
+            # Whether web servers take the static files of each release, or the operator has a directory for them.
+            "publishes": bool(self.apps) and "nginx_static_dir" not in given,
+            "workers": [entry["name"] for entry in self.workers.get(host, [])] if host in self.apps else [],
+            "web_servers": len(self.group("nginx")),
+        }
+
+    # -- what makes an inventory impossible
+
+    def refusals(self) -> list[str]:
+        """Return one line per reason why the inventory cannot work."""
+        lines = topology.group_errors(self.given, self.groups)
+        for name in GROUPS:
+            outside = [host for host in self.group(name) if host not in self.hosts]
+            lines += [f"{host}: in the group {name}, but not in throat, which has all hosts of the site; put {name} below throat" for host in outside]
+        names = list(dict.fromkeys(self.value(host, "throat_gunicorn_config_name") for host in self.hosts))
+        if len(names) > 1:
+            lines.append(f"throat_gunicorn_config_name: {' and '.join(names)}; set it once, for the group throat")
+        lines += config_name_errors(names[0])
+        # Nothing can be said of hosts that are not known, or of a site without a name.
+        if lines:
+            return lines
+        if not self.is_production:
+            lines += self.taken()
+        for host in self.hosts:
+            url = str(self.given[host].get("throat_public_url", ""))
+            if url and not (re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/?", url) and self.url(host).hostname):
+                lines.append(f"throat_public_url: {url} is no address; write it as https://throat.example.com, without a path")
+            elif _is_address(self.url(host).hostname or ""):
+                lines.append(f"throat_public_url: {url} is a number, which no certificate is for; write a name that leads to the web server, as https://throat.example.com")
+        lines += topology.address_errors(self.given, self.groups)
+        lines += self.budget["violations"]
+        for host in self.hosts:
+            for role in self.roles(host):
+                made = self.arguments(host, role)
+                said = arguments.missing(options(role), {f"{role}_{name}": value for name, value in made.items()})
+                # A secret of the site that is missing has been named as such.
+                lines += [] if said and any(self.secret(host, name.removeprefix("throat_")) in (None, "") for name in SECRETS) else said
+                lines += self.blamed(host, CHECKS[role](made))
+                if role == "throat_gunicorn" and self.needs_source:
+                    lines += source_errors(made)
+        return list(dict.fromkeys(lines))
+
+    def blamed(self, host: str, lines: Sequence[str]) -> list[str]:
+        """Return refusals of a role with the name of what somebody has set, where the role was told something that follows from it."""
+        origins = {"nginx_proxies": "throat_proxies", "postgres_users": "throat_database_password", "pgbouncer_users": "throat_database_password"}
+        renamed = []
+        for line in lines:
+            name, _, said = line.partition(":")
+            origin = origins.get(name) if name not in self.given[host] else None
+            # (The addresses that a firewall is told are refused as such.)
+            if name in self.given[host] or name != "firewall_services":
+                renamed.append(f"{origin or name}:{said}")
+        return renamed
+
+    def taken(self) -> list[str]:
+        """Return one line for each thing of the machine that belongs to the site of the configuration production."""
+        lines = []
+        for host in self.hosts:
+            given, made = self.given[host], self.for_redis(host)
+            if given.get("throat_database_pooling", "pgbouncer") == "pgbouncer":
+                lines.append("throat_database_pooling: pgbouncer, but the machine's PgBouncer belongs to the site of the configuration production; set peewee or none")
+            if self.firewall(host) != "none":
+                lines.append(
+                    f"throat_firewall: {self.firewall(host)}, but the machine's firewall belongs to the site of the configuration production; "
+                    "remove the line, and open there what this site needs"
+                )
+            instance, port = given.get("redis_instance", made["redis_instance"]), made["redis_port"]
+            if instance == "" or port == defaults()["redis_port"]:
+                lines.append(
+                    f"{'redis_instance: empty' if instance == '' else f'redis_port: {port}'}, but that is the Redis of the site of the configuration "
+                    "production, and two sites in one Redis hear each other's messages; remove the line"
+                )
+        return lines
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], needs_source: bool = True) -> tuple[Site, list[str]]:
+    """Return (the site of an inventory, one line for each variable that cannot be understood or is missing).
+
+    variables: host to all its variables, raw; those of others are ignored.
+    """
+    known = {name: option for owner in ("site", *ROLES) for name, option in options(owner).items()}
+    given, lines = {}, []
+    for host, theirs in variables.items():
+        where = f" on {host}" if len(variables) > 1 else ""
+        mine = {name: value for name, value in theirs.items() if owner_of(name) and not name.startswith("__")}
+        values: dict[str, Any] = {}
+        for owner in ("site", *ROLES):
+            raw = {name: value for name, value in mine.items() if owner_of(name) == owner}
+            if owner == "throat_gunicorn" and (said := workers.worker_errors(arguments.plain(raw.get(f"{owner}_workers", defaults()[f"{owner}_workers"])))):
+                lines += [line.replace(":", f"{where}:", 1) for line in said]
+                raw.pop(f"{owner}_workers")
+            converted, said = arguments.convert(options(owner), raw, where)
+            values |= converted
+            lines += said
+        lines += [f"{line}" for line in arguments.misspelt_prefixes(theirs, known)]
+        refused = {line.partition(":")[0].removesuffix(where) for line in lines}
+        lines += [line for line in arguments.missing({name: option for name, option in options("site").items() if name not in refused}, values)]
+        given[host] = {**values, **{name: str(theirs[name]) for name in ("ansible_host",) if theirs.get(name)}}
+    return Site(given, groups, needs_source), list(dict.fromkeys(lines))
+
+
+def make(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], needs_source: bool = True) -> dict[str, Any]:
+    """Return the plan: {"refusals": [line], "notes": [line], "budget": table, "violations": [line], "hosts": {host: {"site": what playbooks ask, role: its arguments}}}.
+
+    Where there are refusals, "hosts" is empty; "violations" are those of them that say which connections do not fit.
+    needs_source: whether the run builds a release, so that a source that is not there is refused.
+    """
+    site, lines = read(variables, groups, needs_source)
+    lines = list(dict.fromkeys([*lines, *site.refusals()]))
+    hosts = {} if lines else {host: {"site": site.facts(host), **{role: site.arguments(host, role) for role in site.roles(host)}} for host in site.hosts}
+    return {"refusals": lines, "notes": site.budget["warnings"], "budget": site.budget["table"], "violations": site.budget["violations"], "hosts": hosts}
+
+
+def role_arguments(role: str, variables: Mapping[str, Any], facts: Mapping[str, Any], host: str) -> tuple[dict[str, Any], list[str]]:
+    """Return (the arguments of a role that is used by itself, one line per error).
+
+    variables: raw, all that begin with the role's name; facts: ansible_facts, for the platform where they are gathered.
+    """
+    values, lines = arguments.convert(options(role), variables)
+    refused = {line.partition(":")[0] for line in lines}
+    lines += arguments.missing({name: option for name, option in options(role).items() if name not in refused}, values)
+    complete = {name.removeprefix(f"{role}_"): values.get(name, default) for name, default in arguments.defaults(options(role)).items()}
+    if not lines:
+        lines = CHECKS[role](complete) + (source_errors(complete) if role == "throat_gunicorn" else [])
+    return complete, lines + platform_errors([role], host, facts)
+
+
+def platform_errors(roles: Sequence[str], host: str, facts: Mapping[str, Any]) -> list[str]:
+    """Return one line for each of these roles that does not support the host's distribution, nothing where it is not known."""
+    metas = [(role, yaml.safe_load((COLLECTION / f"roles/{role}/meta/main.yml").read_text())) for role in roles]
+    return arguments.platform_errors(metas, host, facts) if "distribution" in facts else []

@@ -1,0 +1,133 @@
+"""The plan of a site: inventories that are refused, each with all its lines, and what comes out of those that are understood."""
+
+import json
+import pathlib
+
+import pytest
+import yaml
+from ansible_collections.throat.stack.plugins.plugin_utils import plan
+
+ROOT = pathlib.Path(__file__).parents[2]
+CASES = yaml.safe_load((ROOT / "tests/data/refusals.yml").read_text())
+SITE = {
+    "throat_public_url": "https://throat.example.com",
+    "throat_database_password": "database-secret",
+    "throat_redis_password": "redis-secret",
+    "throat_secret_key": "key-secret",
+    "throat_admin_password": "admin-secret",
+}
+GROUPS = {name: ["host1"] for name in ("throat", "postgres", "pgbouncer", "redis", "throat_gunicorn", "nginx")}
+
+
+def make(vars=None, hosts=None, groups=None):
+    """The plan of a site of one host, but for what is said; None takes a variable away."""
+    common = {name: value for name, value in {**SITE, **(vars or {})}.items() if value is not None}
+    variables = {host: {**common, **(hosts or {}).get(host, {})} for host in {"host1": {}, **(hosts or {})}}
+    return plan.make(variables, {**GROUPS, **(groups or {})})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_inventory_is_refused_with_all_its_lines(case):
+    made = make(case.get("vars"), case.get("hosts"), case.get("groups"))
+    assert made["refusals"] == case["says"]
+    assert made["hosts"] == {}
+
+
+def test_refusals_are_many_and_have_names_of_their_own():
+    assert len({case["name"] for case in CASES}) == len(CASES) >= 60
+
+
+def options():
+    """(owner, name, option) of every variable."""
+    return [(owner, name, option) for owner in ("site", *plan.ROLES) for name, option in plan.options(owner).items()]
+
+
+WORDS = [(name, word, meant) for _, name, option in options() if option["type"] == "bool" for word, meant in (("false", False), ("no", False), ("True", True), ("1", True))]
+NUMBERS = [name for _, name, option in options() if option["type"] == "int"]
+
+
+@pytest.mark.parametrize(("name", "word", "meant"), WORDS, ids=[f"{name}={word}" for name, word, _ in WORDS])
+def test_yes_and_no_mean_the_same_as_text(name, word, meant):
+    """-e x=false and x=false in INI deliver text, x: false in YAML does not."""
+    given = [plan.read({"host1": {**SITE, name: value}}, GROUPS) for value in (word, meant)]
+    assert given[0][1] == given[1][1] == []
+    assert given[0][0].given["host1"][name] is given[1][0].given["host1"][name] is meant
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_mean_the_same_as_text(name):
+    for value in (7, "7", " 7 "):
+        site, lines = plan.read({"host1": {**SITE, name: value}}, GROUPS)
+        assert lines == [] and site.given["host1"][name] == 7 and type(site.given["host1"][name]) is int
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "role", "meant"),
+    [
+        ("throat_gunicorn_default_subs", "welcome", "throat_gunicorn", ["welcome"]),
+        ("throat_gunicorn_default_subs", "welcome, news", "throat_gunicorn", ["welcome", "news"]),
+        ("throat_gunicorn_languages", '["en", "es"]', "throat_gunicorn", ["en", "es"]),
+        ("throat_proxies", [{"name": "CDN", "addresses": "198.51.100.0/24"}], "nginx", [{"name": "CDN", "addresses": ["198.51.100.0/24"]}]),
+        ("throat_proxies", '[{"name": "CDN", "addresses": ["198.51.100.0/24"]}]', "nginx", [{"name": "CDN", "addresses": ["198.51.100.0/24"]}]),
+        ("postgres_settings", "{work_mem: 8MB}", "postgres", {"work_mem": "8MB"}),
+        ("redis_persistence", "false", "redis", False),
+    ],
+)
+def test_what_is_understood_is_what_the_role_is_told(name, value, role, meant):
+    made = make({name: value})
+    assert made["refusals"] == []
+    assert made["hosts"]["host1"][role][{"throat_proxies": "proxies"}.get(name, name.removeprefix(f"{role}_"))] == meant
+
+
+def test_password_of_any_kind_stands_in_the_address_of_redis():
+    made = make({"throat_redis_password": "Zm9v/aGVs+bG8=:@#%"})["hosts"]["host1"]
+    assert made["throat_gunicorn"]["redis_url"] == "redis://throat:Zm9v%2FaGVs%2BbG8%3D%3A%40%23%25@127.0.0.1:6379/0"
+    assert made["redis"]["password"] == "Zm9v/aGVs+bG8=:@#%"
+
+
+def test_password_of_digits_is_text():
+    assert make({"throat_database_password": 12345678})["hosts"]["host1"]["postgres"]["users"][0]["password"] == "12345678"
+
+
+def test_host_names_have_no_case():
+    made = make({"throat_public_url": "https://LocalHost:9443/"})["hosts"]["host1"]
+    assert (made["nginx"]["server_name"], made["nginx"]["https_port"], made["throat_gunicorn"]["server_name"]) == ("localhost", 9443, "localhost:9443")
+    assert made["site"]["public_url"] == "https://localhost:9443"
+
+
+def test_one_host_has_all_and_speaks_to_itself_over_sockets():
+    made = make()["hosts"]["host1"]
+    assert set(made) == {"site", *plan.ROLES} - {"firewall"}
+    assert made["throat_gunicorn"]["database"] == {"host": "/run/postgresql", "port": 6432, "name": "throat", "user": "throat"}
+    assert made["postgres"]["listen_addresses"] == made["redis"]["listen_addresses"] == ["127.0.0.1"]
+    assert made["throat_gunicorn"]["database_password"] == ""
+
+
+def test_tiers_on_hosts_of_their_own_listen_where_their_clients_come_from():
+    hosts = {"host1": {"throat_address": "10.0.0.1"}, "host2": {"throat_address": "10.0.0.2"}}
+    made = make(hosts=hosts, groups={"throat": ["host1", "host2"], "redis": ["host2"], "postgres": ["host2"]})["hosts"]
+    assert made["host2"]["postgres"]["listen_addresses"] == ["127.0.0.1", "10.0.0.2"]
+    assert made["host1"]["throat_gunicorn"]["redis_url"].endswith("@10.0.0.2:6379/0")
+    assert [service["addresses"] for service in made["host2"]["firewall"]["services"]] == [["10.0.0.1"], ["10.0.0.1"]]
+    assert made["host1"]["pgbouncer"]["databases"] == [
+        {"name": "throat", "host": "10.0.0.2", "port": 5432, "user": "throat", "password": "database-secret"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "role"), [("postgres_port", "5433", "postgres"), ("nginx_static_dir", "/srv/static", "nginx"), ("throat_gunicorn_server_name", "x", "throat_gunicorn")]
+)
+def test_what_somebody_has_set_wins(name, value, role):
+    made = make({name: value})["hosts"]["host1"]
+    assert str(made[role][name.removeprefix(f"{role}_")]) == value
+
+
+def test_a_change_of_port_reaches_everybody_who_asks_there():
+    made = make({"postgres_port": 5433, "redis_port": 6400})["hosts"]["host1"]
+    assert made["pgbouncer"]["databases"][0]["port"] == made["throat_gunicorn"]["migration_database"]["port"] == 5433
+    assert ":6400/" in made["throat_gunicorn"]["redis_url"]
+
+
+def test_plan_is_plain_data():
+    made = make()
+    assert json.loads(json.dumps(made)) == made
