@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import build, database, looked, plan, routes, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import build, database, looked, plan, routes, shown, workers
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,6 +38,8 @@ class FilterModule:
             plan.platform_errors,
             routes.async_locations,
             routes.parse_route_list,
+            shown.plan_data,
+            shown.plan_text,
             workers.complete_workers,
             workers.site_name,
             workers.status_table,

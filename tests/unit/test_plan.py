@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 import yaml
-from ansible_collections.throat.stack.plugins.plugin_utils import plan
+from ansible_collections.throat.stack.plugins.plugin_utils import plan, shown
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = yaml.safe_load((ROOT / "tests/data/refusals.yml").read_text())
@@ -131,3 +131,15 @@ def test_a_change_of_port_reaches_everybody_who_asks_there():
 def test_plan_is_plain_data():
     made = make()
     assert json.loads(json.dumps(made)) == made
+
+
+def test_plan_is_shown_without_a_secret():
+    made = make({"throat_gunicorn_source": "https://me:token-secret@git.example.com/throat.git", "throat_proxies": [{"name": "CDN", "addresses": "198.51.100.0/24"}]})
+    text, data = shown.plan_text(made), json.dumps(shown.plan_data(made))
+    for secret in ("database-secret", "redis-secret", "key-secret", "admin-secret", "token-secret"):
+        assert secret in json.dumps(made) and secret not in text and secret not in data
+    for part in (
+        "Site throat at https://throat.example.com", "visitor -> CDN (198.51.100.0/24) -> nginx -> worker, SITE_TRUSTED_PROXY_COUNT 2", "worker gevent (gevent, 1 x 40)",
+        "/run/throat/gevent.sock", "127.0.0.1:6432", "sum, of postgres_max_connections", "git https://********@git.example.com/throat.git",
+    ):
+        assert part in text

@@ -1,0 +1,95 @@
+"""The plan as people and machines may see it: secrets as "set", who listens where and for whom as a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.throat.stack.plugins.plugin_utils import plan, workers
+
+
+def masked(options: Mapping[str, Any], values: Any) -> Any:
+    """Return values with every secret (no_log, at any depth) as "set", or "not set" where it is empty."""
+    if isinstance(values, list):
+        return [masked(options, item) for item in values]
+    if not isinstance(values, dict):
+        return _without_login(values)
+    found = {}
+    for name, value in values.items():
+        option = options.get(name, {})
+        found[name] = ("set" if value else "not set") if option.get("no_log") else masked(option.get("options", {}), value)
+    return found
+
+
+def _without_login(value: Any) -> Any:
+    """A git address may hold a token."""
+    return re.sub(r"://[^/@\s]+@", "://********@", value) if isinstance(value, str) else value
+
+
+def plan_data(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan that holds no secret: {"hosts": {host: {"site": ..., role: its arguments}}, "budget": table, "notes": [line]}."""
+    hosts = {}
+    for host, roles in made["hosts"].items():
+        hosts[host] = {"site": roles["site"]}
+        for role in roles["site"]["roles"]:
+            options = {name.removeprefix(f"{role}_"): option for name, option in plan.options(role).items()}
+            hosts[host][role] = masked(options, roles[role])
+    return {"hosts": hosts, "budget": made["budget"], "notes": made["notes"]}
+
+
+def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Return (host, service, where it listens, for whom) of all that listens on the hosts of a plan."""
+    rows = []
+    for host, roles in hosts.items():
+        local = "this host"
+        if "nginx" in roles:
+            web = roles["nginx"]
+            ports = [f"*:{web['http_port']}"] + ([f"*:{web['https_port']}"] if web["tls_mode"] != "none" else [])
+            rows.append((host, "nginx", ", ".join(ports), "everybody"))
+        if "throat_gunicorn" in roles and host in roles["site"]["apps"]:
+            told = roles["throat_gunicorn"]
+            for entry in workers.complete_workers(told["workers"], told["listen_address"], told["listen_port"], roles["site"]["name"]):
+                amount = f"{entry['processes']} x {entry['threads']}" if entry["class"] == "sync" else f"{entry['processes']} x {entry['connections']}"
+                rows.append((host, f"worker {entry['name']} ({entry['class']}, {amount})", entry["listen"], local if entry["listen"].startswith("/") else "web servers"))
+        for role, clients in (("pgbouncer", "client_networks"), ("postgres", None), ("redis", None)):
+            if role not in roles:
+                continue
+            told = roles[role]
+            networks = told[clients] if clients else [network for access in told.get("access", ()) for network in access["addresses"]]
+            others = [network for network in networks if not network.startswith(("127.", "::1"))]
+            if role == "redis":
+                others = ["application hosts"] if len(told["listen_addresses"]) > 1 else []
+            rows.append((host, role, ", ".join(f"{address}:{told['port']}" for address in told["listen_addresses"]), ", ".join([local, *others])))
+    return rows
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines of a table, the first row above a rule; a host is named once."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines, before = [], ""
+    for row in rows:
+        cells = ["" if row[0] == before else row[0], *row[1:]]
+        before = row[0]
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def plan_text(made: Mapping[str, Any]) -> str:
+    """Return a plan for people: addresses, listeners, connections, proxies, certificate and release."""
+    data = plan_data(made)
+    first = next(iter(data["hosts"].values()))
+    parts = [f"Site {first['site']['name']} at {first['site']['public_url']}", "\n".join(table([("host", "service", "listens at", "for"), *listeners(data["hosts"])])), data["budget"]]
+    web = next((roles["nginx"] for roles in data["hosts"].values() if "nginx" in roles), None)
+    app = next((roles["throat_gunicorn"] for roles in data["hosts"].values() if "throat_gunicorn" in roles), None)
+    if web:
+        chain = [f"{proxy['name']} ({', '.join(proxy['addresses'])})" for proxy in web["proxies"]]
+        count = f", SITE_TRUSTED_PROXY_COUNT {app['trusted_proxy_count']}" if app else ""
+        parts.append(f"Proxies: {' -> '.join(['visitor', *chain, 'nginx', 'worker'])}{count}")
+        kept = {"none": "none, TLS ends in front of nginx", "files": f"{web['tls_certificate']}, put there by the operator"}
+        parts.append("Certificate: " + kept.get(web["tls_mode"], f"{web['tls_mode']} for {web['server_name']}"))
+    if app:
+        parts.append(f"Release: {app['source_type']} {app['source']} {app['version'] if app['source_type'] != 'directory' else ''}".rstrip() + f", in the runtime {app['runtime']}")
+    parts.append("Secrets: " + ", ".join(f"{name} set" for name in plan.SECRETS))
+    return "\n\n".join([*parts, *(f"Note: {line}" for line in data["notes"])])
+
