@@ -28,6 +28,7 @@ class FilterModule:
             build.override_npm_lock,
             build.override_requirements,
             database.postgres_memory,
+            database.redis_login,
             database.scram_verifier,
             looked.bad_releases,
             looked.differing_databases,

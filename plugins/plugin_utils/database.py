@@ -1,10 +1,11 @@
-"""PostgreSQL's arithmetic: SCRAM verifiers and shares of memory."""
+"""What PostgreSQL and Redis are told of a password, and PostgreSQL's shares of memory."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import hmac
+import re
 
 ITERATIONS = 4096  # PostgreSQL's own default (scram_iterations)
 
@@ -30,6 +31,17 @@ def verifier(password: str, salt: bytes, iterations: int) -> str:
     server_key = hmac.digest(salted, b"Server Key", "sha256")
     encode = lambda raw: base64.b64encode(raw).decode()  # noqa: E731
     return f"SCRAM-SHA-256${iterations}:{encode(salt)}${encode(stored_key)}:{encode(server_key)}"
+
+
+def redis_login(password: str) -> str:
+    """Return what a client of Redis says for a password: itself, or what stands for it where its characters mean something in an address.
+
+    redis-py 3.5, which Throat has, takes the parts of an address as they are, and later ones decode them: what neither can hold is replaced by a digest
+    that only who has the password can make, and the role redis admits both.
+    """
+    if re.fullmatch(r"[A-Za-z0-9._~-]+", password):
+        return password
+    return hashlib.sha256(f"throat.stack:{password}".encode()).hexdigest()
 
 
 def postgres_memory(memory_mb: int, max_connections: int) -> dict[str, str]:

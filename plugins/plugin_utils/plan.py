@@ -19,6 +19,7 @@ import yaml
 
 from ansible_collections.throat.stack.plugins.plugin_utils import arguments, budget, topology, workers
 from ansible_collections.throat.stack.plugins.plugin_utils.checks import CHECKS, config_name_errors, source_errors
+from ansible_collections.throat.stack.plugins.plugin_utils.database import redis_login
 
 COLLECTION = pathlib.Path(__file__).parents[2]
 # The workers first, since the others serve them.
@@ -198,8 +199,7 @@ class Site:
         server = self.first("redis") or host
         address = "127.0.0.1" if server == host else self.addresses[server]
         password = self.given.get(server, {}).get("redis_password", self.secret(host, "redis_password"))
-        user, secret = (urllib.parse.quote(str(part or ""), safe="") for part in (self.value(server, "redis_user"), password))
-        return f"redis://{user}:{secret}@{f'[{address}]' if ':' in address else address}:{self.redis_port(server)}/0"
+        return f"redis://{self.value(server, 'redis_user')}:{redis_login(password or '')}@{f'[{address}]' if ':' in address else address}:{self.redis_port(server)}/0"
 
     def database(self, host: str, server: str, port: int) -> dict[str, Any]:
         """Return how a host asks a database server.

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 import yaml
@@ -81,7 +82,8 @@ def test_what_is_understood_is_what_the_role_is_told(name, value, role, meant):
 
 def test_password_of_any_kind_stands_in_the_address_of_redis():
     made = make({"throat_redis_password": "Zm9v/aGVs+bG8=:@#%"})["hosts"]["host1"]
-    assert made["throat_gunicorn"]["redis_url"] == "redis://throat:Zm9v%2FaGVs%2BbG8%3D%3A%40%23%25@127.0.0.1:6379/0"
+    assert re.fullmatch("redis://throat:[0-9a-f]{64}@127.0.0.1:6379/0", made["throat_gunicorn"]["redis_url"])
+    assert make()["hosts"]["host1"]["throat_gunicorn"]["redis_url"] == "redis://throat:redis-secret@127.0.0.1:6379/0"
     assert made["redis"]["password"] == "Zm9v/aGVs+bG8=:@#%"
 
 

@@ -73,8 +73,8 @@ KILLED = {
     # Role to what is changed, how its service is asked, what it says, and which units may start anew.
     "postgres": (
         {"postgres_settings": {"work_mem": "7MB", "max_worker_processes": "9"}},
-        "su postgres -c 'psql -Atc \"SELECT setting FROM pg_settings WHERE name IN ($$work_mem$$, $$max_worker_processes$$) ORDER BY name\"'",
-        "9\n7168",
+        "su postgres -c 'psql -Atc \"SHOW max_worker_processes\" -c \"SHOW work_mem\"'",
+        "9\n7MB",
         {"postgresql@15-main"},
     ),
     "pgbouncer": (
@@ -90,11 +90,11 @@ KILLED = {
 
 
 def test_service_learns_of_its_file_although_the_run_died_right_after_writing_it(host, run_site, scenario, restarted, secrets, answers_again):
-    changed = {}
+    changed, environment = {}, {**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
     for role, (variables, ask, said, units) in KILLED.items():
         changed |= variables
         command = ["ansible-playbook", "-i", str(scenario / "inventory"), "playbooks/site.yml", "-e", json.dumps(changed)]
-        with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
             task = ""
             for line in run.stdout:
                 task = line if line.startswith("TASK [") else task

@@ -29,8 +29,10 @@ SOCKETIO = {"name": "socketio", "class": "socketio"}
         ({"throat_redis_password": ""}, "throat_redis_password: not set, but required"),
         ({"throat_secret_key": "change-me"}, "throat_secret_key: still the example's change-me"),
         ({"throat_public_url": "throat.example.com"}, "throat_public_url: throat.example.com is no address"),
+        ({"redis_port": 5432}, "redis_port: 5432 of throat-stack-default is taken by postgres"),
+        ({"throat_database_password": "pässword"}, "throat_database_password: the password of throat has characters outside ASCII"),
     ],
-    ids=["misspelt", "prefix", "certificate", "source", "runtime", "pooling", "budget", "class", "processes", "no-async", "secret", "example-secret", "address"],
+    ids=["misspelt", "prefix", "certificate", "source", "runtime", "pooling", "budget", "class", "processes", "no-async", "secret", "example-secret", "address", "port", "accent"],
 )
 def test_wrong_input_is_refused_before_anything_changes(run_site, variables, said):
     run = run_site(variables, check=False)

@@ -36,3 +36,14 @@ def test_neither_role_may_enter_the_others_database(host, secrets):
 
 def test_files_of_the_others_are_unchanged(host):
     assert host.check_output("sha256sum --check --quiet /root/before.sha256") == ""
+
+
+def test_password_of_any_kind_opens_redis_and_no_means_no(host):
+    redis = "redis-cli --no-auth-warning --user throat --pass Zm9vYmFy/aGVsbG8+d29ybGQ="
+    assert host.check_output(f"{redis} set proof there && {redis} get proof && {redis} del proof").split() == ["OK", "there", "1"]
+    assert "rdb_saves:0" in host.check_output(f"{redis} info persistence") and "aof_enabled:0" in host.check_output(f"{redis} info persistence")
+
+
+def test_site_in_a_cluster_of_another_encoding_has_its_own(host):
+    said = host.check_output("su postgres -c \"psql -Atc 'SELECT datname, pg_encoding_to_char(encoding) FROM pg_database ORDER BY 1'\"").splitlines()
+    assert "throat|UTF8" in said and "template1|LATIN1" in said

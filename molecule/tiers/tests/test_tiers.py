@@ -19,6 +19,14 @@ def ask_server(query: str) -> list[str]:
     return on(DB, f'runuser -u postgres -- psql -d throat -Atqc "{query}"').stdout.split()
 
 
+def test_address_that_comes_late_at_boot_is_listened_at():
+    subprocess.run(["docker", "restart", "--time", "20", DB], check=True, capture_output=True)
+    late = "until ip -4 address show dev lo | grep -q 10.99.0.1; do sleep 0.2; done"
+    # Up before the address is.
+    on(DB, "timeout 60 sh -c 'until pg_isready -q -h 127.0.0.1; do sleep 0.2; done'; ! ip -4 address show dev lo | grep -q 10.99.0.1")
+    on(DB, f"timeout 60 sh -c '{late}' && pg_isready -h 10.99.0.1")
+
+
 @pytest.fixture(scope="module", params=["beside the application", "beside the database"])
 def pooler(request, run_site, scenario):
     """The host of PgBouncer; the second is reached by a change of the inventory alone."""
