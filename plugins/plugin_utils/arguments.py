@@ -35,6 +35,17 @@ def plain(value: Any) -> Any:
     return value
 
 
+def structured(value: Any) -> Any:
+    """Return a plain value, of text that is a list or a dictionary in YAML what it says."""
+    value = plain(value)
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            pass
+    return value
+
+
 def secret_values(options: Mapping[str, Any], values: Any) -> set[str]:
     """Return the values (as text) of all options marked no_log, at any depth."""
     found: set[str] = set()
@@ -75,11 +86,9 @@ def converted(name: str, option: Mapping[str, Any], value: Any) -> tuple[Any, li
             return None, [f"{shown} is neither yes nor no; write true or false"]
         value = words[str(text).lower()]
     else:
-        if isinstance(text, str) and text[:1] in ("[", "{"):
-            try:
-                value = yaml.safe_load(text)
-            except yaml.YAMLError:
-                return None, [f"{shown} is no {kind} in YAML; " + EXAMPLES[kind].format(name=name)]
+        value = structured(value)
+        if isinstance(value, str) and text[:1] in ("[", "{"):
+            return None, [f"{shown} is no {kind} in YAML; write " + EXAMPLES[kind].format(name=name)]
         result = ArgumentSpecValidator({name: {**option, "required": False}}).validate({name: value})
         if result.error_messages:
             secrets = secret_values({name: option}, {name: value})

@@ -414,15 +414,17 @@ def read(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequen
         values: dict[str, Any] = {}
         for owner in ("site", *ROLES):
             raw = {name: value for name, value in mine.items() if owner_of(name) == owner}
-            if owner == "throat_gunicorn" and (said := workers.worker_errors(arguments.plain(raw.get(f"{owner}_workers", defaults()[f"{owner}_workers"])))):
+            # Said in the words of somebody who writes workers, rather than those of a specification.
+            entries = arguments.structured(raw.get("throat_gunicorn_workers"))
+            if entries is not None and (said := workers.worker_errors(entries)):
                 lines += [line.replace(":", f"{where}:", 1) for line in said]
-                raw.pop(f"{owner}_workers")
+                del raw["throat_gunicorn_workers"]
             converted, said = arguments.convert(options(owner), raw, where)
             values |= converted
             lines += said
-        lines += [f"{line}" for line in arguments.misspelt_prefixes(theirs, known)]
+        lines += arguments.misspelt_prefixes(theirs, known)
         refused = {line.partition(":")[0].removesuffix(where) for line in lines}
-        lines += [line for line in arguments.missing({name: option for name, option in options("site").items() if name not in refused}, values)]
+        lines += arguments.missing({name: option for name, option in options("site").items() if name not in refused}, values)
         given[host] = {**values, **{name: str(theirs[name]) for name in ("ansible_host",) if theirs.get(name)}}
     return Site(given, groups, needs_source), list(dict.fromkeys(lines))
 

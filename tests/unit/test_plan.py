@@ -3,10 +3,13 @@
 import json
 import pathlib
 import re
+import urllib.parse
 
 import pytest
 import yaml
-from ansible_collections.throat.stack.plugins.plugin_utils import plan, shown
+from ansible_collections.throat.stack.plugins.plugin_utils import database, plan, shown
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = yaml.safe_load((ROOT / "tests/data/refusals.yml").read_text())
@@ -72,6 +75,8 @@ def test_numbers_mean_the_same_as_text(name):
         ("throat_proxies", '[{"name": "CDN", "addresses": ["198.51.100.0/24"]}]', "nginx", [{"name": "CDN", "addresses": ["198.51.100.0/24"]}]),
         ("postgres_settings", "{work_mem: 8MB}", "postgres", {"work_mem": "8MB"}),
         ("redis_persistence", "false", "redis", False),
+        ("throat_gunicorn_workers", '[{"name": "s", "class": "socketio", "connections": "7"}]', "throat_gunicorn",
+         [{"name": "s", "class": "socketio", "connections": 7, "threads": 1, "environment": {}}]),
     ],
 )
 def test_what_is_understood_is_what_the_role_is_told(name, value, role, meant):
@@ -89,6 +94,25 @@ def test_password_of_any_kind_stands_in_the_address_of_redis():
 
 def test_password_of_digits_is_text():
     assert make({"throat_database_password": 12345678})["hosts"]["host1"]["postgres"]["users"][0]["password"] == "12345678"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(blacklist_categories=["Cc", "Cs"]), min_size=1, max_size=60), st.sampled_from(sorted(plan.SECRETS)))
+def test_any_text_is_a_secret_or_is_refused(text, name):
+    made = make({name: text})
+    if made["refusals"]:
+        (line,) = made["refusals"]
+        assert line.startswith(f"{name}: ") and text not in line.removeprefix(f"{name}: ") or len(text) < 3
+        return
+    told = made["hosts"]["host1"]
+    assert {
+        "throat_database_password": told["postgres"]["users"][0]["password"],
+        "throat_redis_password": told["redis"]["password"],
+        "throat_secret_key": told["throat_gunicorn"]["secret_key"],
+        "throat_admin_password": told["throat_gunicorn"]["admin"]["password"],
+    }[name] == text
+    address = urllib.parse.urlsplit(told["throat_gunicorn"]["redis_url"])
+    assert address.hostname == "127.0.0.1" and address.port == 6379 and address.password == database.redis_login(told["redis"]["password"])
 
 
 def test_host_names_have_no_case():

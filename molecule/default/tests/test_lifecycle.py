@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -172,3 +173,27 @@ def test_no_secret_is_said_even_when_each_changes_and_with_vvv(run_site, secrets
     for run in said:
         assert run.changed > 3 and "invocation" in run.output
         assert [secret for secret in [*secrets.values(), *new.values()] if secret in run.output] == []
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(20))
+def test_any_text_as_a_secret_or_as_the_name_of_the_site_works_or_is_refused(run_site, tmp_path, answers_again, browser, url, seed):
+    chance = random.Random(seed)
+    letters = [*map(chr, range(32, 127)), *"äßéŁ中文🙂‮ \u00a0\u2028", *"'\"\\`$%{}#@:/?[]&;|<>=+ "]
+    names = ["throat_database_password", "throat_redis_password", "throat_secret_key", "throat_admin_password"]
+    texts = {name: "".join(chance.choices(letters, k=chance.randint(1, 40))) for name in chance.sample(names, chance.randint(1, 4))}
+    if chance.random() < 0.5:
+        # What most people take; the other half is refused for its database password now and then.
+        texts = {name: text.encode("ascii", "ignore").decode() or "x" for name, text in texts.items()}
+    title = "".join(chance.choices(letters, k=chance.randint(1, 30))).strip() or "x"
+    file = tmp_path / "vars.yml"
+    # As in a vault: no template, whatever its braces.
+    lines = [f"{name}: !unsafe {json.dumps(text)}" for name, text in texts.items()]
+    file.write_text("\n".join([*lines, "throat_gunicorn_site_settings:", f"  name: !unsafe {json.dumps(title)}", "  require_captchas: false", "  sub_creation_min_level: 0"]))
+    run = run_site({}, "-e", f"@{file}", check=False)
+    print(f"{texts} and {title!r}: {'works' if run.returncode == 0 else 'refused'}")
+    if run.returncode:
+        assert run.changed == 0 and any(f"{name}: " in run.said for name in texts), run.output[-3000:]
+    else:
+        answers_again(10)
+        assert run_site({}, "-e", f"@{file}").changed == 0
