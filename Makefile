@@ -22,7 +22,7 @@ test: $(if $(SCENARIO),molecule,lint unit molecule) ## run the tests (SCENARIO=d
 .PHONY: campaign
 campaign: tools ## run what repeats and lasts, and the benchmarks
 	@bin/ensure-docker
-	$(RUN) bin/scenarios --set campaign
+	$(RUN) bin/alone bin/scenarios --set campaign
 
 .PHONY: lint
 lint: tools ## check the style of everything
@@ -37,7 +37,7 @@ unit: tools ## test the arithmetic and the argument specifications
 .PHONY: molecule
 molecule: tools ## converge test hosts and test them from outside
 	@bin/ensure-docker
-	@$(RUN) bin/scenarios $(if $(TEST),--test '$(TEST)') $(SCENARIO)
+	@$(RUN) bin/alone bin/scenarios $(if $(TEST),--test '$(TEST)') $(SCENARIO)
 
 .PHONY: docs
 docs: tools ## make docs/variables.md from the argument specifications
@@ -47,31 +47,31 @@ docs: tools ## make docs/variables.md from the argument specifications
 bench-noop: tools ## measure a run that has nothing to do (PEERS=<directory of other people's roles>: beside them)
 	@bin/ensure-docker
 	@molecule/shared/host/build 12
-	$(RUN) tests/bench/noop $(if $(PEERS),--peers $(PEERS))
+	$(RUN) bin/alone tests/bench/noop $(if $(PEERS),--peers $(PEERS))
 
 .PHONY: bench-edge
 bench-edge: tools ## measure the edge: static files, compression, and the way to each worker
 	@bin/ensure-docker
 	@molecule/shared/host/build 12
-	$(RUN) tests/bench/edge
+	$(RUN) bin/alone tests/bench/edge
 
 .PHONY: bench-db
 bench-db: tools ## measure a database connection per request, by the way that it takes
 	@bin/ensure-docker
 	@molecule/shared/host/build 12
-	$(RUN) tests/bench/db
+	$(RUN) bin/alone tests/bench/db
 
 .PHONY: bench-deploy
 bench-deploy: tools ## measure a deploy of a change of code, on one application host and on four
 	@bin/ensure-docker
 	@molecule/shared/host/build 12
-	$(RUN) tests/bench/deploy
+	$(RUN) bin/alone tests/bench/deploy
 
 .PHONY: bench-runtime
 bench-runtime: tools ## measure the workers of both runtimes side by side
 	@bin/ensure-docker
 	@molecule/shared/host/build 12
-	$(RUN) tests/bench/runtime
+	$(RUN) bin/alone tests/bench/runtime
 
 .PHONY: clean
 clean: ## remove everything that demo and test have made
