@@ -334,13 +334,14 @@ class Site:
             lines += [f"{host}: in the group {name}, but not in throat, which has all hosts of the site; put {name} below throat" for host in outside]
         names = list(dict.fromkeys(self.value(host, "throat_gunicorn_config_name") for host in self.hosts))
         if len(names) > 1:
-            lines.append(f"throat_gunicorn_config_name: {' and '.join(names)}; set it once, for the group throat")
-        lines += config_name_errors(names[0])
-        # Nothing can be said of hosts that are not known, or of a site without a name.
+            return [*lines, f"throat_gunicorn_config_name: {' and '.join(names)}; set it once, for the group throat"]
+        if said := config_name_errors(names[0]):
+            return said
+        taken = [] if self.is_production else self.taken()
+        # Nothing can be said of hosts that are not known; and a second site does not lack the pooler that it may not have.
         if lines:
-            return lines
-        if not self.is_production:
-            lines += self.taken()
+            return taken or lines
+        lines = taken
         for host in self.hosts:
             url = str(self.given[host].get("throat_public_url", ""))
             if url and not (re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/?", url) and self.url(host).hostname):
