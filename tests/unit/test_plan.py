@@ -1,8 +1,11 @@
 """The plan of a site: inventories that are refused, each with all its lines, and what comes out of those that are understood."""
 
 import json
+import os
 import pathlib
 import re
+import shutil
+import subprocess
 import urllib.parse
 
 import pytest
@@ -169,3 +172,17 @@ def test_plan_is_shown_without_a_secret():
         "/run/throat/gevent.sock", "127.0.0.1:6432", "sum, of postgres_max_connections", f"git {plan.defaults()['throat_gunicorn_source']}",
     ):
         assert part in text
+
+
+def test_playbook_shows_the_plan_and_writes_it_for_machines(tmp_path):
+    """Without a host, and without making the secrets that a first run makes."""
+    inventory, file = tmp_path / "inventory", tmp_path / "plan.json"
+    shutil.copytree(ROOT / "molecule/tiers/inventory", inventory, ignore=shutil.ignore_patterns(".secrets"), symlinks=False)
+    command = ["ansible-playbook", "-i", str(inventory), "playbooks/plan.yml", "-e", f"plan_file={file}"]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "Site throat at https://localhost:8449" in done.stdout and "10.213.0.12:5432" in done.stdout
+    data = json.loads(file.read_text())
+    assert data["hosts"]["throat-stack-app"]["redis"]["password"] == "set"
+    assert data["hosts"]["throat-stack-db"]["postgres"]["users"][0]["password"] == "set"
+    assert not (inventory / ".secrets").exists()
