@@ -178,8 +178,9 @@ def test_playbook_shows_the_plan_and_writes_it_for_machines(tmp_path):
     """Without a host, and without making the secrets that a first run makes."""
     inventory, file = tmp_path / "inventory", tmp_path / "plan.json"
     shutil.copytree(ROOT / "molecule/tiers/inventory", inventory, ignore=shutil.ignore_patterns(".secrets"), symlinks=False)
-    command = ["ansible-playbook", "-i", str(inventory), "playbooks/plan.yml", "-e", f"plan_file={file}"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PWD": str(tmp_path)}
+    command = ["ansible-playbook", "-i", str(inventory), str(ROOT / "playbooks/plan.yml"), "-e", "plan_file=plan.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "Site throat at https://localhost:8449" in done.stdout and "10.213.0.12:5432" in done.stdout
     data = json.loads(file.read_text())
