@@ -80,4 +80,4 @@ clean: ## remove everything that demo and test have made
 	-docker network ls --quiet --filter label=throat.stack=1 | xargs --no-run-if-empty docker network rm
 	-docker images --quiet --filter label=throat.stack=1 | sort -u | xargs --no-run-if-empty docker rmi --force
 	-docker rmi --force throat-stack-base:debian12 throat-stack-base:debian13 2>/dev/null
-	rm -rf .venv .ansible .cache artifacts ~/.cache/throat.stack inventories/*/.secrets molecule/*/inventory/.secrets
+	rm -rf .venv .ansible .cache artifacts ~/.cache/throat.stack inventories/test/.secrets molecule/*/inventory/.secrets
