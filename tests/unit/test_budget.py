@@ -130,11 +130,11 @@ def test_limit_that_is_set_is_refused_exactly_when_it_is_too_small(case, spare):
 
 
 @pytest.mark.parametrize("environment", ["test", "prod"])
-def test_table_in_the_readme_is_what_the_playbook_prints(environment):
+def test_table_in_the_documentation_is_what_the_playbook_prints(environment):
     command = f"ansible-playbook -i inventories/{environment} playbooks/budget.yml"
     done = subprocess.run(command.split(), cwd=ROOT, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, capture_output=True, text=True, check=True)
     _, _, message = done.stdout.partition("msg: ")
     printed = [line.strip() for line in message[message.index("Connection budget") :].split("PLAY RECAP")[0].splitlines()]
     table = printed[: next(number for number, line in enumerate(printed) if line.startswith("sum, of")) + 1]
-    shown = (ROOT / "README.md").read_text().partition(f"$ {command}\n")[2].partition("```")[0]
+    shown = (ROOT / "docs/databases.md").read_text().partition(f"\n{command}\n```\n\n```text\n")[2].partition("```")[0]
     assert [line.strip() for line in shown.strip().splitlines()] == table
