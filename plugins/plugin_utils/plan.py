@@ -151,6 +151,11 @@ class Site:
         """Pub/sub knows no database numbers, so that a site on the same machine has a Redis of its own."""
         return self.given.get(host, {}).get("redis_port", defaults()["redis_port"] if self.is_production else 6380)
 
+    def sharing(self, host: str) -> list[str]:
+        """Return the hosts that must all see what users have sent, where this is one of several."""
+        places = list(dict.fromkeys([*self.apps, *self.group("nginx")]))
+        return places if len(places) > 1 and host in places and self.value(host, "throat_shared_files") else []
+
     # -- what follows from the hosts for each role; what somebody has set wins over it
 
     def for_postgres(self, host: str) -> dict[str, Any]:
@@ -242,6 +247,7 @@ class Site:
             "throat_gunicorn_listen_address": self.addresses[host] if self.clients("throat_gunicorn", host) else "",
             # nginx itself, and each proxy in front of it.
             "throat_gunicorn_trusted_proxy_count": 1 + len(self.value(host, "throat_proxies")),
+            "throat_gunicorn_state_is_mounted": bool(self.sharing(host)),
             "throat_gunicorn_local_services": [unit for tier, unit in units.items() if tier in beside],
         }
 
@@ -298,7 +304,6 @@ class Site:
         """Return what playbooks ask beyond the roles' arguments."""
         web = self.arguments(self.first("nginx"), "nginx") if self.first("nginx") else None
         given, server, pooler = self.given[host], self.first("postgres"), self.pooler_of(host)
-        places = list(dict.fromkeys([*self.apps, *self.group("nginx")]))
         return {
             "name": self.name,
             "is_production": self.is_production,
@@ -315,8 +320,7 @@ class Site:
             "pooler_host": "" if pooler == host else pooler,
             "database_certificate": self.value(server, "postgres_tls_certificate"),
             "pooler_certificate": self.value(pooler, "pgbouncer_tls_certificate"),
-            # Hosts that must all see what users have sent, where this is one of several.
-            "sharing": places if len(places) > 1 and host in places and self.value(host, "throat_shared_files") else [],
+            "sharing": self.sharing(host),
             "apps": self.apps,
             # Whether web servers take the static files of each release, or the operator has a directory for them.
             "publishes": bool(self.apps) and "nginx_static_dir" not in given,
