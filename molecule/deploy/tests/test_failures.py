@@ -13,20 +13,21 @@ import requests
 from conftest import MIGRATION, PROBES, ROOT
 
 DEPLOY = "playbooks/deploy.yml"
-# Where a run is killed, and how many seconds after the task has begun: at the beginning of a task, or while it runs on the host.
-# One of a build, one of a migration and one of a roll in each run of the tests, the others in the campaign.
-KILLS = [
-    pytest.param("Release | Name the release by its source", 0, marks=pytest.mark.campaign),
-    ("Build | Unpack the source", 0.6),
-    pytest.param("Build | Compile the translations, and compress the static files", 0.4, marks=pytest.mark.campaign),
-    pytest.param("Publish | Add the bundles, whose names carry a hash of their content", 0.4, marks=pytest.mark.campaign),
-    pytest.param("Prove | Boot the release once", 0.6, marks=pytest.mark.campaign),
-    ("Database | Apply the migrations, one deploy at a time", 1.5),
-    pytest.param("Roll | Make the release the current one", 0, marks=pytest.mark.campaign),
-    ("Worker | Start it, now and at boot", 0.6),
-    pytest.param("Worker | Wait until it answers from the release", 0, marks=pytest.mark.campaign),
-    pytest.param("Clean | Remember that the release has served", 0, marks=pytest.mark.campaign),
-]
+# Where runs are killed, one after the other, and how many seconds after the task has begun: at the beginning of a task, or while it runs on the host.
+# In each run of the tests those of a build, a migration and a roll, each run from where the one before has died; in the campaign each by itself.
+KILLS = {
+    "Release | Name the release by its source": 0,
+    "Build | Unpack the source": 0.6,
+    "Build | Compile the translations, and compress the static files": 0.4,
+    "Publish | Add the bundles, whose names carry a hash of their content": 0.4,
+    "Prove | Boot the release once": 0.6,
+    "Database | Apply the migrations, one deploy at a time": 1.5,
+    "Roll | Make the release the current one": 0,
+    "Worker | Start it, now and at boot": 0.6,
+    "Worker | Wait until it answers from the release": 0,
+    "Clean | Remember that the release has served": 0,
+}
+IN_TURN = ["Build | Unpack the source", "Database | Apply the migrations, one deploy at a time", "Worker | Start it, now and at boot"]
 SLOW = f"""import time
 
 
@@ -63,24 +64,30 @@ def rows(host, name: str) -> int:
     return int(host.check_output(f"cd / && runuser -u postgres -- psql -d throat -Atqc \"SELECT count(*) FROM user_metadata WHERE key = 'migrated' AND value = '{name}'\""))
 
 
-@pytest.mark.parametrize(("task", "seconds"), KILLS, ids=[f"{number}" for number in range(1, len(KILLS) + 1)])
-def test_run_that_is_killed_is_made_good_by_the_next(run_site, release, visitors, host, serving, task, seconds):
+@pytest.mark.parametrize(
+    "tasks",
+    [pytest.param(IN_TURN, id="a build, a migration and a roll"), *(pytest.param([task], marks=pytest.mark.campaign, id=task) for task in KILLS)],
+)
+def test_run_that_is_killed_is_made_good_by_the_next(run_site, release, visitors, host, serving, tasks):
     before, name = serving(), f"{time.time():.0f}"
     change = {"app/views.py": f"\n# version {name}\n"}
-    if "migrations" in task:
+    migrates = any("migrations" in task for task in tasks)
+    if migrates:
         change[f"migrations/910_{name}.py"] = SLOW % name
     source = {"throat_gunicorn_source": release(change)}
     plugins = f"{pathlib.Path(__file__).parent}:{os.environ.get('ANSIBLE_CALLBACK_PLUGINS', '')}"
     enabled = f"kill_at,{os.environ.get('ANSIBLE_CALLBACKS_ENABLED', '')}"
-    environment = {**os.environ, "ANSIBLE_CALLBACK_PLUGINS": plugins.rstrip(":"), "ANSIBLE_CALLBACKS_ENABLED": enabled.rstrip(","), "KILL_AT": task, "KILL_AFTER": str(seconds)}
-    killed = run_site(source, playbook=DEPLOY, check=False, env=environment, start_new_session=True)
-    assert killed.returncode == -signal.SIGKILL
-    left = {requests.get(f"{visitors.urls[0]}{path}", verify=False, timeout=30).headers["X-Throat-Release"] for path in PROBES}
+    environment = {**os.environ, "ANSIBLE_CALLBACK_PLUGINS": plugins.rstrip(":"), "ANSIBLE_CALLBACKS_ENABLED": enabled.rstrip(",")}
+    for task in tasks:
+        killed = run_site(source, playbook=DEPLOY, check=False, env={**environment, "KILL_AT": task, "KILL_AFTER": str(KILLS[task])}, start_new_session=True)
+        assert killed.returncode == -signal.SIGKILL
+        left = {requests.get(f"{visitors.urls[0]}{path}", verify=False, timeout=30).headers["X-Throat-Release"] for path in PROBES}
+        print(f"killed at '{task}' + {KILLS[task]} s: {before} served, then {' and '.join(sorted(left))}")
     run_site(source, playbook=DEPLOY)
     after = serving()
-    print(f"killed at '{task}' + {seconds} s: {before} served, then {' and '.join(sorted(left))}; the next run: {after}, {len(visitors.visits)} requests, {len(visitors.failed())} failed")
+    print(f"the next run: {after}, {len(visitors.visits)} requests, {len(visitors.failed())} failed")
     assert after != before and visitors.failed() == []
-    if "migrations" in task:
+    if migrates:
         assert rows(host, name) == 1
 
 

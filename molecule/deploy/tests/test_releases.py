@@ -43,23 +43,20 @@ def test_release_comes_from_an_archive_or_from_git(host, run_site, archive, repo
     assert run_site(branch).changed == 0
 
 
-def test_new_route_of_a_release_is_known_to_nginx_in_the_same_run(release, run_site, browser, url):
+def test_change_of_code_alone_installs_and_bundles_nothing_and_its_new_route_is_known_to_nginx(release, host, run_site, browser, url):
     route = '\n\n@site.get("/_ref/new/<int:number>")\n@gevent_required\ndef new_route(number):\n    return str(number)\n'
     assert browser.get(f"{url}/_ref/new/7").headers["X-Ref-Worker"] == "sync"
-    run_site({"throat_gunicorn_source": release({"app/views.py": route})}, playbook=DEPLOY)
-    answer = browser.get(f"{url}/_ref/new/7")
-    assert (answer.status_code, answer.text, answer.headers["X-Ref-Worker"]) == (200, "7", "gevent")
-    run_site(playbook=DEPLOY)
-    assert browser.get(f"{url}/_ref/new/7").status_code == 404
-
-
-def test_change_of_code_alone_installs_and_bundles_nothing(release, host, run_site):
-    run = run_site({"throat_gunicorn_source": release({"app/views.py": "\n# another version\n"})}, playbook=DEPLOY)
+    run = run_site({"throat_gunicorn_source": release({"app/views.py": route})}, playbook=DEPLOY)
     assert "Environment |" not in run.output and "Frontend |" not in run.output
     environments = host.check_output("readlink /opt/throat/releases/*/.venv").split()
     assert len(environments) > 1 and len(set(environments)) == 1
+    # In the same run.
+    answer = browser.get(f"{url}/_ref/new/7")
+    assert (answer.status_code, answer.text, answer.headers["X-Ref-Worker"]) == (200, "7", "gevent")
+
     run = run_site({"throat_gunicorn_source": release({"live.js": "\n// another front end\n"}, "bundled")}, playbook=DEPLOY)
     assert "Environment |" not in run.output and "Frontend | Build the bundles" in run.output
+    assert browser.get(f"{url}/_ref/new/7").status_code == 404
     run_site(playbook=DEPLOY)
     # The bundle of the page that is gone is still there for whoever has it open.
     bundles = host.check_output("ls /opt/throat/releases/*/app/static/gen/main.*.js | xargs -n1 basename | sort -u").split()
