@@ -72,6 +72,9 @@ ansible_facts:
       description: Names of the databases that a PgBouncer serves which was there before this collection.
       type: list
       elements: str
+    redis_operator:
+      description: SHA-256 of the random password by which root of this host tells Redis who is let in, empty where there is none yet.
+      type: str
     nonlocal_bind:
       description: Whether a service may listen at an address before the host has it.
       type: bool
@@ -98,6 +101,8 @@ FILES = (
     "/etc/pgbouncer/*",
     "/etc/redis/throat.conf",
     "/etc/redis/redis-{site}.conf",
+    "/etc/redis/*-users.conf",
+    "/run/*-users.conf.told",
     "/etc/nginx/snippets/{site}-proxy-params.conf",
     "/etc/nginx/sites-enabled/*",
     "/etc/ssl/certs/{site}.pem",
@@ -105,7 +110,6 @@ FILES = (
     "/etc/systemd/system/*.d/throat*.conf",
     "/etc/systemd/system/pgbouncer-pause@.service",
     "/etc/systemd/system/throat-firewall.service",
-    "/etc/throat-firewall.nft",
     "/etc/tmpfiles.d/{site}.conf",
     "/etc/{site}/*",
     "/run/{site}/*.started",
@@ -125,6 +129,8 @@ FILES = (
 TEXTS = (
     "/etc/postgresql/*/main/pg_hba.conf",
     "/etc/postgresql/*/main/pg_ident.conf",
+    "/etc/pgbouncer/hba.conf",
+    "/etc/throat-firewall.nft",
     "/etc/redis/redis.conf",
     "/etc/nginx/nginx.conf",
     "/var/www/{site}/static/.release",
@@ -259,6 +265,7 @@ def main() -> None:
             end = time.strptime(until[1].strip(), "%b %d %H:%M:%S %Y %Z")
             certificates[path] = {"names": re.findall(r"DNS:([^,\s]+)", said), "until": time.mktime(end) - time.timezone}
 
+    operator = read(f"/etc/redis/{'throat' if site == 'throat' else f'redis-{site}'}.operator").strip()
     pools = read("/etc/pgbouncer/pgbouncer.ini")
     named = re.findall(r"^\s*([^\s;#=\[]+)\s*=", pools.partition("[databases]")[2].partition("\n[")[0], re.MULTILINE)
     memory = re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo"))
@@ -274,6 +281,7 @@ def main() -> None:
         "accounts": {user.pw_name: {"uid": user.pw_uid, "gid": user.pw_gid, "home": user.pw_dir, "shell": user.pw_shell} for user in pwd.getpwall()},
         "postgres": postgres,
         "foreign_pools": [] if "Ansible managed" in pools else named,
+        "redis_operator": hashlib.sha256(operator.encode()).hexdigest() if operator else "",
         "nonlocal_bind": read("/proc/sys/net/ipv4/ip_nonlocal_bind").strip() == "1",
         "certificates": certificates,
     }

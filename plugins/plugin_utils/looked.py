@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,63 @@ def lacks(files: Files, path: str, text: str) -> bool:
 def is_newer(files: Files, paths: Iterable[str], than: float | None) -> bool:
     """Whether one of the files has changed since a moment (seconds since 1970): who has read them then does not know them."""
     return any(files[path]["mtime"] > (than or 0.0) for path in paths if path in files)
+
+
+def admitted_before(files: Files, path: str, networks: Sequence[str], site: str = "") -> list[str]:
+    """Return the networks that a file of ours lets in and that are not among these: of clients that have left, and may still be asked by others.
+
+    site: whose block of the file is ours, where it is not ours as a whole.
+    """
+    text = files.get(path, {}).get("content", "")
+    if site:
+        text = text.partition(f"{block_marker(site).format(mark='BEGIN')}\n")[2].partition(block_marker(site).format(mark="END"))[0]
+    words = [word for line in text.splitlines() if not line.lstrip().startswith("#") for word in line.split()]
+    return [network for network in dict.fromkeys(filter(None, map(_network, words))) if network not in map(_network, networks)]
+
+
+def block_marker(site: str) -> str:
+    """Return the line around a site's block in a file that others share, "{mark}" standing for BEGIN and END."""
+    return f"# {{mark}} throat.stack{'' if site == 'throat' else f' {site}'}: made by Ansible, edits are lost"
+
+
+def _network(word: str) -> str:
+    """Return a network as it is written in full, empty for a word that is none, and for loopback and everybody."""
+    try:
+        network = ipaddress.ip_network(word)
+    except ValueError:
+        return ""
+    return "" if network.is_loopback or not network.prefixlen else str(network)
+
+
+def guarded_before(files: Files, path: str, services: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a firewall of ours lets in and these services do not: [{"name", "port", "addresses"}]."""
+    named = {(service["port"], _network(address)) for service in services for address in service["addresses"]}
+    found: dict[int, dict[str, Any]] = {}
+    for port, address, name in re.findall(r'^\s*tcp dport (\d+) ip6? saddr (\S+) accept comment "([^"]*)"', files.get(path, {}).get("content", ""), re.MULTILINE):
+        if (int(port), _network(address)) not in named:
+            found.setdefault(int(port), {"name": name, "port": int(port), "addresses": []})["addresses"].append(address)
+    return list(found.values())
+
+
+def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
+    """Return the roles of a host that still let in clients which have left the inventory, and the firewall where there shall be none any more.
+
+    roles: the host's part of the plan.
+    """
+    found = []
+    if "postgres" in roles:
+        networks = [address for access in roles["postgres"]["access"] for address in access["addresses"] or ()]
+        if any(admitted_before(files, path, networks, roles["postgres"]["site"]) for path in files if path.endswith("/pg_hba.conf")):
+            found.append("postgres")
+    if "pgbouncer" in roles and admitted_before(files, "/etc/pgbouncer/hba.conf", roles["pgbouncer"]["client_networks"]):
+        found.append("pgbouncer")
+    rules = "/etc/throat-firewall.nft"
+    if "firewall" in roles:
+        is_outdated = bool(guarded_before(files, rules, roles["firewall"]["services"]))
+    else:
+        # Another site on the machine leaves it alone.
+        is_outdated = rules in files and roles["site"]["is_production"]
+    return [*found, "firewall"] if is_outdated else found
 
 
 def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:

@@ -519,3 +519,25 @@ def test_users_and_databases_that_the_server_has_otherwise_are_found():
 def test_image_is_the_same_one_each_time_and_runs_in_a_container(runtime, source_type, source, version, base, said):
     lines = build.runtime_errors(runtime, source_type, source, version, base)
     assert lines == [] if said is None else len(lines) == 1 and lines[0].startswith(said)
+
+
+def test_clients_that_have_left_are_known_by_the_files_that_let_them_in():
+    hba = "# BEGIN throat.stack: made by Ansible, edits are lost\nhost throat throat 127.0.0.1/32 scram-sha-256\nhostssl throat throat 10.0.0.5/32 scram-sha-256\n"
+    hba += "hostssl throat throat fd00::5/128 scram-sha-256\nhost throat all all reject\n# END throat.stack: made by Ansible, edits are lost\nhost all all 10.0.0.9/32 md5\n"
+    rules = '  tcp dport 5432 ip saddr 10.0.0.5 accept comment "postgres"\n  tcp dport 5432 ip6 saddr fd00::6 accept comment "postgres"\n  tcp dport { 5432 } drop\n'
+    files = {"/etc/postgresql/15/main/pg_hba.conf": {"content": hba}, "/etc/throat-firewall.nft": {"content": rules}}
+    path = "/etc/postgresql/15/main/pg_hba.conf"
+    assert looked.admitted_before(files, path, ["127.0.0.1/32", "10.0.0.5/32"], "throat") == ["fd00::5/128"]
+    # Another site's block, or no file, lets in nobody of ours.
+    assert looked.admitted_before(files, path, [], "throat_test") == [] == looked.admitted_before({}, path, [], "throat")
+    services = [{"name": "postgres", "port": 5432, "addresses": ["10.0.0.5"]}]
+    assert looked.guarded_before(files, "/etc/throat-firewall.nft", services) == [{"name": "postgres", "port": 5432, "addresses": ["fd00::6"]}]
+
+    roles = {"site": {"is_production": True}, "postgres": {"site": "throat", "access": [{"addresses": ["10.0.0.5/32", "fd00::5/128"]}]}, "firewall": {"services": services}}
+    assert looked.outdated_roles(roles, files) == ["firewall"]
+    roles["postgres"]["access"][0]["addresses"] = ["10.0.0.5/32"]
+    roles["firewall"]["services"][0]["addresses"].append("fd00::6")
+    assert looked.outdated_roles(roles, files) == ["postgres"]
+    # A host that is to have no firewall, and has one.
+    del roles["firewall"], roles["postgres"]
+    assert looked.outdated_roles(roles, files) == ["firewall"] and looked.outdated_roles({"site": {"is_production": False}}, files) == []
