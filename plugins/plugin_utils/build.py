@@ -14,22 +14,22 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
 
 
-def override_requirements(locked: str, overrides: Iterable[str]) -> dict[str, str]:
-    """Split exported requirements: `locked` without the overridden packages, `overrides` with their replacement.
+def override_requirements(locked: str, overrides: Iterable[str], additions: Iterable[str] = ()) -> dict[str, str]:
+    """Split exported requirements: `locked` without the overridden packages, `overrides` with their replacement and the additions.
 
-    Overrides of packages that the lock does not have are left out.
+    Of several overrides of a package the last one counts; those of packages that the lock does not have are left out.
     """
     replacements = {_name(line): line for line in overrides}
-    used: list[str] = []
+    used = {_name(line): line for line in additions}
     kept: list[str] = []
     # An entry is a line and the continuation lines (hashes) that follow it.
     for entry in re.split(r"\n(?=\S)", locked.strip()):
         name = _name(entry)
         if name in replacements:
-            used.append(replacements[name])
-        else:
+            used[name] = replacements[name]
+        elif name not in used:
             kept.append(entry)
-    return {"locked": "\n".join(kept) + "\n", "overrides": "\n".join(used) + "\n"}
+    return {"locked": "\n".join(kept) + "\n", "overrides": "\n".join(used.values()) + "\n"}
 
 
 def override_npm_lock(lock: str, overrides: Iterable[Mapping[str, str]]) -> str:
@@ -79,6 +79,6 @@ def runtime_errors(runtime: str, source_type: str, source: str, version: str, ba
         if ":" in source.rpartition("/")[2] or "@" in source:
             lines.append(f"throat_gunicorn_source: {source} ends with a tag or a digest; move that into throat_gunicorn_version")
     tag = base.rpartition("/")[2].partition(":")[2]
-    if runtime == "container" and not is_image and tag in ("", "latest"):
+    if base and runtime == "container" and not is_image and tag in ("", "latest"):
         lines.append(f"throat_gunicorn_image_base: {base}, but must name a tag other than latest, or a digest; for example debian:bookworm-slim")
     return lines

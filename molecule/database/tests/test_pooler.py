@@ -30,7 +30,7 @@ def test_requests_wait_while_postgres_restarts(send_load, on_host):
 
     def restart() -> None:
         start = time.monotonic()
-        on_host("systemctl restart postgresql@15-main")
+        on_host("systemctl restart postgresql@17-main")
         seconds.append(time.monotonic() - start)
 
     began = on_host(server("SELECT pg_postmaster_start_time()"))
@@ -38,7 +38,7 @@ def test_requests_wait_while_postgres_restarts(send_load, on_host):
     print(f"restart of PostgreSQL ({seconds[0]:.1f} s): {load}")
     assert on_host(server("SELECT pg_postmaster_start_time()")) != began
     assert load.failed == 0
-    assert on_host("systemctl is-active pgbouncer-pause@15-main") == "active"
+    assert on_host("systemctl is-active pgbouncer-pause@17-main") == "active"
 
 
 def test_server_connections_are_used_again_although_the_application_closes_its_own(send_load, on_host):

@@ -13,7 +13,7 @@ import pytest
 from conftest import APP, ROOT
 
 WORKERS = ["throat-sync", "throat-gevent", "throat-socketio"]
-UNITS = [*WORKERS, "nginx", "pgbouncer", "redis-server", "postgresql@15-main"]
+UNITS = [*WORKERS, "nginx", "pgbouncer", "redis-server", "postgresql@17-main"]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ KILLED = {
         {"postgres_settings": {"work_mem": "7MB", "max_worker_processes": "9"}},
         "su postgres -c 'psql -Atc \"SHOW max_worker_processes\" -c \"SHOW work_mem\"'",
         "9\n7MB",
-        {"postgresql@15-main"},
+        {"postgresql@17-main"},
     ),
     "pgbouncer": (
         {"pgbouncer_default_pool_size": 13},
@@ -138,7 +138,7 @@ def test_removed_worker_loses_its_unit_and_its_upstream(host, run_site, workers,
 def test_changed_database_password_replaces_the_old_one(host, run_site, restarted, secrets, answers_again):
     old, new = secrets["database_password"], "another-Password-of-the-database"
     run_site({"throat_database_password": new})
-    assert {"pgbouncer", "postgresql@15-main", "redis-server"} & restarted() == set()
+    assert {"pgbouncer", "postgresql@17-main", "redis-server"} & restarted() == set()
     assert [query(host, password, port) for password in (old, new) for port in (5432, 6432)] == [False, False, True, True]
     answers_again(5)
     run_site()

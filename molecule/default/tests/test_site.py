@@ -1,5 +1,6 @@
 """A converged host, seen from outside: through nginx, and by what systemd and the servers say."""
 
+import base64
 import contextlib
 import json
 import subprocess
@@ -31,6 +32,16 @@ def test_post_is_written_announced_over_a_websocket_and_read_back(admin, write_p
     assert title in admin.get(f"{url}/all/new").text
 
 
+def test_picture_becomes_a_thumbnail_whatever_the_python(browser, url, on_host):
+    """Pillow and Python have dropped names that Throat's code of 2023 uses for it."""
+    picture = on_host("/opt/throat/current/.venv/bin/python -c \"import base64, io; from PIL import Image; made = io.BytesIO(); "
+                      "Image.new('RGB', (300, 200), 'red').save(made, 'PNG'); print(base64.b64encode(made.getvalue()).decode())\"")  # fmt: skip
+    answer = browser.post(f"{url}/_ref/thumbnail", files={"files": ("red.png", base64.b64decode(picture))})
+    assert answer.status_code == 200 and answer.json()["said"] == "red.png"
+    shown = browser.get(f"{url}/media/thumbs/{answer.json()['name']}")
+    assert shown.status_code == 200 and shown.content.startswith(b"\xff\xd8") and len(shown.content) < 2000
+
+
 def test_forged_address_neither_reaches_the_app_nor_escapes_the_rate_limit(browser, url):
     honest = browser.get(f"{url}/_ref/whoami").json()["remote_addr"]
     codes = []
@@ -47,7 +58,7 @@ def test_unknown_host_names_are_refused(browser, url):
         browser.get(f"{url}/", headers={"Host": "other.example.com"})
 
 
-@pytest.mark.parametrize("unit", ["throat-sync", "throat-gevent", "throat-socketio", "pgbouncer", "redis-server", "postgresql@15-main"])
+@pytest.mark.parametrize("unit", ["throat-sync", "throat-gevent", "throat-socketio", "pgbouncer", "redis-server", "postgresql@17-main"])
 def test_site_recovers_by_itself_when_a_process_is_killed(host, answers_again, unit):
     host.check_output("systemctl kill --kill-whom=main --signal=KILL %s", unit)
     print(f"{unit}: {answers_again(45):.1f} s")

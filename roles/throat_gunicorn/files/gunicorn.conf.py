@@ -14,6 +14,14 @@ import socket
 
 from gunicorn import systemd
 
+try:
+    from PIL import Image
+except ImportError:
+    pass
+else:
+    # Pillow 10 has dropped this name of the filter, by which Throat makes thumbnails.
+    Image.ANTIALIAS = Image.LANCZOS
+
 DOOR = os.environ.get("THROAT_DOOR")
 # gunicorn stays in the directory that "current" was when it started: /opt/<site>/releases/<release>.
 RELEASE = os.environ["THROAT_RELEASE"] if DOOR else os.path.basename(os.getcwd())

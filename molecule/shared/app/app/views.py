@@ -14,7 +14,7 @@ from gevent import monkey
 from peewee import fn
 from werkzeug.utils import secure_filename
 
-from . import cache, csrf, limiter, login_manager, models, socketio
+from . import cache, csrf, limiter, login_manager, models, socketio, tasks
 
 site = Blueprint("site", __name__)
 
@@ -181,6 +181,17 @@ def upload(sub):
 def delete_upload(sub, name):
     (pathlib.Path(current_app.config["THROAT"]["storage"]["uploads"]["path"]) / secure_filename(name)).unlink()
     return jsonify(status="ok")
+
+
+@site.post("/_ref/thumbnail")
+@limiter.exempt
+@csrf.exempt
+@gevent_required
+def thumbnail():
+    file = request.files["files"]
+    name = f"{secrets.token_hex(8)}.jpg"
+    tasks.thumbnail(file, pathlib.Path(current_app.config["THROAT"]["storage"]["thumbnails"]["path"]) / name)
+    return jsonify(status="ok", name=name, said=tasks.file_name(f"attachment; filename={file.filename}"))
 
 
 @site.get("/api/v3/grabtitle")
