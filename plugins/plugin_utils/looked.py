@@ -86,10 +86,10 @@ def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
     return [*found, "firewall"] if is_outdated else found
 
 
-def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:
+def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str, builder: Mapping[str, Any]) -> list[str]:
     """Return one line for each thing on a host that was there before and stands in the way.
 
-    roles: role to its arguments; facts: what the module look returns.
+    roles: role to its arguments; facts: what the module look returns; builder: the same of the host that builds releases, empty where that is not known.
     """
     lines = []
 
@@ -115,6 +115,12 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
         port("nginx_http_port", roles["nginx"]["http_port"], "nginx")
         if roles["nginx"]["tls_mode"] != "none":
             port("nginx_https_port", roles["nginx"]["https_port"], "nginx")
+    builds_for = builder.get("distribution_major_version", facts["distribution_major_version"])
+    if "throat_gunicorn" in roles and roles["throat_gunicorn"]["runtime"] == "native" and builds_for != facts["distribution_major_version"]:
+        lines.append(
+            f"throat_gunicorn: {host} runs Debian {facts['distribution_major_version']}, but the host that builds its release runs Debian {builds_for}, with another Python; "
+            "let both run the same, or set throat_gunicorn_runtime to container"
+        )
     return lines
 
 

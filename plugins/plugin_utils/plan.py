@@ -321,6 +321,8 @@ class Site:
             "database_certificate": self.value(server, "postgres_tls_certificate"),
             "pooler_certificate": self.value(pooler, "pgbouncer_tls_certificate"),
             "sharing": self.sharing(host),
+            # The host that builds releases.
+            "builder": (self.group("throat_build") + self.apps + [host])[0],
             "apps": self.apps,
             # Whether web servers take the static files of each release, or the operator has a directory for them.
             "publishes": bool(self.apps) and "nginx_static_dir" not in given,

@@ -469,6 +469,7 @@ FACTS = {
     ),
     "postgres": {},
     "foreign_pools": [],
+    "distribution_major_version": "13",
 }
 
 
@@ -482,10 +483,12 @@ FACTS = {
         ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files"}}, {}, []),
         ({"pgbouncer": {"port": 6432}}, {"foreign_pools": ["shop"]}, ["pgbouncer: /etc/pgbouncer/pgbouncer.ini of db1 serves shop already"]),
         ({"redis": {"port": 6379}}, {}, []),
+        ({"throat_gunicorn": {"runtime": "native"}}, {"distribution_major_version": "12"}, ["throat_gunicorn: db1 runs Debian 12, but the host that builds its release runs Debian 13"]),
+        ({"throat_gunicorn": {"runtime": "container"}}, {"distribution_major_version": "12"}, []),
     ],
 )
 def test_what_was_there_before_and_stands_in_the_way_is_named(roles, facts, said):
-    lines = looked.host_errors(roles, {**FACTS, **facts}, "db1")
+    lines = looked.host_errors(roles, {**FACTS, **facts}, "db1", {"distribution_major_version": "13"})
     assert len(lines) == len(said) and all(line.startswith(begin) for line, begin in zip(lines, said))
 
 
