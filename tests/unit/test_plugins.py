@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pathlib
+import subprocess
+import time
 
 import pytest
 import yaml
@@ -408,11 +410,34 @@ def test_one_host_needs_no_address():
         ("bob@other pid 8", 10, False),
         ("bob@other pid 8", 9999, True),
         ("", 10, False),
+        ("", 9999, True),
     ],
-    ids=["runs here", "killed here", "runs here for long", "runs elsewhere", "silent elsewhere", "written by half"],
+    ids=["runs here", "killed here", "runs here for long", "runs elsewhere", "silent elsewhere", "nobody's", "nobody's for long"],
 )
 def test_lock_of_a_deploy_is_overridden_when_that_deploy_is_dead(holder, seconds, stale):
     assert deploy_lock.is_stale(holder, seconds, "ann@laptop pid 1", alive=lambda pid: pid == "7") is stale
+
+
+@pytest.mark.parametrize(("name", "runs"), [("ansible-playbook", True), ("backup", False)])
+def test_number_of_a_run_that_has_ended_may_be_another_programs(name, runs):
+    with subprocess.Popen(["bash", "-c", f"exec -a {name} sleep 60"]) as process:
+        while name not in pathlib.Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")[0]:
+            time.sleep(0.01)
+        assert deploy_lock.is_running(str(process.pid)) is runs
+        process.kill()
+    assert not deploy_lock.is_running(str(process.pid))
+
+
+def test_lock_is_one_runs_whole_or_not_there(tmp_path):
+    def take(me, expected=None):
+        return subprocess.run(["sh", "-ec", deploy_lock.TAKE, "sh", tmp_path / "lock", me, expected or me], check=True, capture_output=True, text=True).stdout.split("\n", 2)
+
+    assert take("ann pid 1") == take("ann pid 1") == ["taken", ""] and take("bob pid 2")[2] == "ann pid 1\n"
+    # Of two who find it stale, one takes it over.
+    assert take("bob pid 2", "ann pid 1")[0] == "taken" and take("eve pid 3", "ann pid 1")[2] == "bob pid 2\n"
+    (tmp_path / "lock").write_text("")
+    assert take("ann pid 1")[2] == ""
+    assert "of somebody (the lock says nothing, and not who), since 12:00" in deploy_lock.refusal("", "12:00", "/run/lock", "db1")
 
 
 def test_status_of_all_workers_is_a_table():

@@ -127,6 +127,11 @@ def test_of_two_deploys_at_once_one_is_refused_and_the_database_is_migrated_once
     failed = [run for run in runs if run.returncode != 0]
     assert len(failed) == 1 and "Another deploy is under way, of " in failed[0].said and "nothing was changed" in failed[0].said
     assert rows(host, name) == 1 and visitors.failed() == []
+    # A lock that does not say whose it is is somebody's.
+    host.check_output(": > /run/throat-deploy.lock")
+    again = refused(run_site, sources[runs.index(failed[0])])
+    assert "of somebody (the lock says nothing, and not who)" in again.said and "remove /run/throat-deploy.lock on throat-stack-deploy" in again.said
+    host.check_output("rm /run/throat-deploy.lock")
     # The one that was refused goes through afterwards.
     run_site({"throat_gunicorn_source": sources[runs.index(failed[0])]}, playbook=DEPLOY)
     assert rows(host, name) == 1
