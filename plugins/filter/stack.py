@@ -39,6 +39,8 @@ class FilterModule:
             looked.lacks,
             looked.marked_releases,
             looked.own_files,
+            looked.rollback_choice,
+            looked.unfinished_rollback,
             plan.platform_errors,
             routes.async_locations,
             routes.parse_route_list,

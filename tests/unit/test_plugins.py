@@ -483,6 +483,41 @@ def test_lines_are_looked_for_next_to_each_other():
     assert looked.lacks(there, "/etc/x", "# BEGIN\na\n# END") and looked.lacks({}, "/etc/x", "c")
 
 
+def served(live, *others, intent="", bad=()):
+    """The files of a host that serves a release and has served others, the last one first."""
+    return {
+        "/opt/throat/current": {"link": f"releases/{live}"},
+        **({"/opt/throat/rollback": {"content": f"{intent}\n"}} if intent else {}),
+        **{f"/opt/throat/releases/{name}/.served": {"mtime": -number} for number, name in enumerate((live, *others))},
+        **{f"/opt/throat/bad/{name}": {} for name in bad},
+    }
+
+
+@pytest.mark.parametrize(
+    ("hosts", "left", "chosen"),
+    [
+        ([served("c", "b", "a")], "c", "b"),
+        ([served("c", "b", "a", bad=["b"])], "c", "a"),
+        ([served("c")], "c", ""),
+        ([{}], "", ""),
+        # Cut short: before a host has gone back, after one has, after all have, and after some have come to the end.
+        ([served("c", "b", "a", intent="c -> b")] * 2, "c", "b"),
+        ([served("b", "c", "a", intent="c -> b"), served("c", "b", "a", intent="c -> b")], "c", "b"),
+        ([served("b", "c", "a", intent="c -> b")] * 2, "c", "b"),
+        ([served("b", "c", "a", bad=["c"]), served("b", "c", "a", intent="c -> b")], "c", "b"),
+        # Deployed to since: the host that was written on, or all but one that was away meanwhile.
+        ([served("d", "b", "c", "a", intent="c -> b")], "d", "b"),
+        ([served("d", "c", "b", "a"), served("c", "b", "a", intent="c -> b")], "d", "c"),
+        # Written by half.
+        ([served("c", "b", "a", intent="c")], "c", "b"),
+    ],
+)
+def test_rollback_goes_to_the_release_that_served_before_and_on_where_one_was_cut_short(hosts, left, chosen):
+    made = looked.rollback_choice(hosts, "/opt/throat")
+    assert (made["left"], made["chosen"]) == (left, chosen)
+    assert made["is_resumed"] is any(looked.unfinished_rollback(files, "/opt/throat") == ["c", "b"] and chosen == "b" for files in hosts)
+
+
 def test_file_that_was_written_after_its_reader_was_told_is_newer():
     there = {"/etc/x": {"mtime": 100.5}}
     assert looked.is_newer(there, ["/etc/x", "/etc/none"], 100.4) and not looked.is_newer(there, ["/etc/x"], 100.6) and looked.is_newer(there, ["/etc/x"], None)
