@@ -25,8 +25,10 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
+            build.build_inputs,
             build.override_npm_lock,
             build.override_requirements,
+            build.release_name,
             database.postgres_memory,
             database.redis_login,
             database.scram_verifier,

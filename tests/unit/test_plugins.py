@@ -199,6 +199,53 @@ def test_npm_lock_forgets_the_foreign_address(lock):
     assert "https://x/" not in made and '"integrity": "sha512-x"' in made
 
 
+BUILD = {"source_type": "git", "runtime": "native", "python_overrides": ["a==1"], "npm_overrides": [], "build_environment": {"NODE_ENV": "x"}, "image_base": "debian:12"}
+
+
+def inputs(tools=("poetry==2",), recipe=("FROM x",), **changed):
+    return build.build_inputs({**BUILD, **changed}, tools, recipe)
+
+
+def kept(**releases):
+    """Files of a host that keeps these releases: name to what each was made from, None where it does not say."""
+    return {f"/opt/throat/releases/{name}/.inputs": {"content": json.dumps(made) + "\n"} for name, made in releases.items() if made is not None}
+
+
+def named(made, **releases):
+    return build.release_name("r1", made, kept(**releases), "/opt/throat")
+
+
+@pytest.mark.parametrize(
+    ("made", "changed"),
+    [
+        (inputs(python_overrides=["a==2"]), ["throat_gunicorn_python_overrides"]),
+        (inputs(npm_overrides=[{"name": "b"}], tools=["poetry==3"]), ["the collection's build tools", "throat_gunicorn_npm_overrides"]),
+        (inputs(build_environment={}), ["throat_gunicorn_build_environment"]),
+        (inputs(build_environment={"NODE_ENV": "x", "https_proxy": "http://ann:secret@proxy", "GIT_CONFIG_VALUE_0": "Authorization: x", "PIP_CERT": "/x", "NPM_TOKEN": "x"}), []),
+        # What only an image is made from is not known of a release without one.
+        (inputs(image_base="debian:13", recipe=["FROM y"]), []),
+        (inputs(runtime="container"), []),
+        (inputs(source_type="image", python_overrides=["a==2"]), []),
+    ],
+)
+def test_release_that_is_made_from_something_else_has_a_name_of_its_own(made, changed):
+    other = named(made, r1=inputs())
+    assert other["changed"] == changed and (other["name"] == "r1") is (not changed)
+    # Of an older collection, or the first of its name.
+    assert named(made, r1=None) == named(made) == {"name": "r1", "changed": []}
+    if changed:
+        assert other["name"].startswith("r1-")
+        # Once built it is found again, also when the first is no longer kept; and so is the first, when it is asked for again.
+        assert named(made, **{other["name"]: made})["name"] == named(made, **{"r1": inputs(), other["name"]: made})["name"] == other["name"]
+        assert named(inputs(), **{"r1": inputs(), other["name"]: made}) == {"name": "r1", "changed": []}
+
+
+def test_image_on_another_base_has_a_name_of_its_own():
+    first = inputs(runtime="container")
+    assert named(inputs(runtime="container", image_base="debian:13"), r1=first)["changed"] == ["throat_gunicorn_image_base"]
+    assert named(inputs(), r1=first) == {"name": "r1", "changed": []}
+
+
 @pytest.mark.parametrize(
     ("rule", "location"),
     [

@@ -1,6 +1,7 @@
 """Releases: where they come from, what a new one brings, and the way back."""
 
 import pathlib
+import re
 import subprocess
 import time
 
@@ -61,6 +62,10 @@ def test_change_of_code_alone_installs_and_bundles_nothing(release, host, run_si
     run = run_site({"throat_gunicorn_source": release({"live.js": "\n// another front end\n"}, "bundled")}, playbook=DEPLOY)
     assert "Environment |" not in run.output and "Frontend | Build the bundles" in run.output
     run_site(playbook=DEPLOY)
+    # The same source with something else in it is another release.
+    name = pathlib.Path(host.check_output("readlink /opt/throat/current")).name
+    run = run_site({"throat_gunicorn_npm_overrides": []}, "--check", playbook=DEPLOY)
+    assert re.search(rf"Release {name} is built again as {name}-[0-9a-f]{{6}}: throat_gunicorn_npm_overrides changed", run.said)
     # The bundle of the page that is gone is still there for whoever has it open.
     bundles = host.check_output("ls /opt/throat/releases/*/app/static/gen/main.*.js | xargs -n1 basename | sort -u").split()
     assert len(bundles) == 2 and set(bundles) <= set(host.check_output("ls /var/www/throat/static/gen").split())
@@ -113,7 +118,7 @@ def test_deploy_and_rollback_are_noticed_by_nobody(release, run_site, host, url,
         refused = run_site(variables, playbook=playbook, check=False)
         said = f"Release {good} does not know {migration}, which the database has seen and nothing can undo; release {bad} goes on serving."
         assert refused.returncode != 0 and said in refused.said and "say -e across_migrations=true" in refused.said
-    assert serving(url, flush_limits) == {bad} and host.run("ls /opt/throat/rollback /opt/throat/bad").stdout.strip() == "/opt/throat/bad:"
+    assert serving(url, flush_limits) == {bad} and not host.file("/opt/throat/rollback").exists and not host.file(f"/opt/throat/bad/{bad}").exists
     start = time.monotonic()
     run_site({"across_migrations": True}, playbook="playbooks/rollback.yml")
     end = time.monotonic()
