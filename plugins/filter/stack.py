@@ -25,8 +25,10 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
+            build.build_inputs,
             build.override_npm_lock,
             build.override_requirements,
+            build.release_name,
             database.postgres_memory,
             database.redis_login,
             database.scram_verifier,
@@ -43,6 +45,8 @@ class FilterModule:
             looked.marked_releases,
             looked.outdated_roles,
             looked.own_files,
+            looked.rollback_choice,
+            looked.unfinished_rollback,
             plan.platform_errors,
             routes.async_locations,
             routes.parse_route_list,

@@ -135,6 +135,8 @@ TEXTS = (
     "/etc/nginx/nginx.conf",
     "/var/www/{site}/static/.release",
     "/opt/{site}/current/routes.txt",
+    "/opt/{site}/releases/*/.inputs",
+    "/opt/{site}/rollback",
 )
 # Only lines that are asked for: the rest may be a secret.
 LINES = {"/etc/redis/redis.conf": r"include "}

@@ -140,6 +140,35 @@ def bad_releases(files: Files, base: str) -> list[str]:
     return [path.rpartition("/")[2] for path in files if path.startswith(f"{base}/bad/")]
 
 
+def live_release(files: Files, base: str) -> str:
+    """Return the release that is served, empty where none is yet."""
+    return files.get(f"{base}/current", {}).get("link", "").rpartition("/")[2]
+
+
+def unfinished_rollback(files: Files, base: str) -> list[str]:
+    """Return [the release that is left, the one that is gone back to] of a rollback that has not come to its end on this host, empty where there is none.
+
+    A host that serves neither of them has been deployed to since.
+    """
+    both = files.get(f"{base}/rollback", {}).get("content", "").strip().split(" -> ")
+    return both if len(both) == 2 and live_release(files, base) in both else []
+
+
+def rollback_choice(hosts: Sequence[Files], base: str) -> dict[str, Any]:
+    """Return where a rollback goes: {"left": the release that is served, "chosen": the one that served before, or empty, "is_resumed": whether an earlier run has begun it}.
+
+    hosts: the files of each host, the first of which decides. A rollback that was cut short has made some hosts serve the older release already, which
+    is not to be left in turn: it is gone on with, wherever it is written down.
+    """
+    live = live_release(hosts[0], base)
+    for left, chosen in filter(None, (unfinished_rollback(files, base) for files in hosts)):
+        if live in (left, chosen):
+            return {"left": left, "chosen": chosen, "is_resumed": True}
+    bad = bad_releases(hosts[0], base)
+    good = [release for release in marked_releases(hosts[0], base, [".served"]) if release not in (live, *bad)]
+    return {"left": live, "chosen": (good or [""])[0], "is_resumed": False}
+
+
 def differing_users(users: Sequence[Mapping[str, Any]], postgres: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return those of postgres_users that the server does not have like this."""
 

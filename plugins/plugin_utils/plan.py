@@ -324,6 +324,8 @@ class Site:
             # The host that builds releases.
             "builder": (self.group("throat_build") + self.apps + [host])[0],
             "apps": self.apps,
+            # Where one deploy at a time is let go on: a host that no deploy can do without, whatever its limit.
+            "lock_host": self.first("postgres") or self.first("throat_build") or self.first("throat_gunicorn"),
             # Whether web servers take the static files of each release, or the operator has a directory for them.
             "publishes": bool(self.apps) and "nginx_static_dir" not in given,
             "workers": [entry["name"] for entry in self.workers.get(host, [])] if host in self.apps else [],

@@ -40,6 +40,12 @@ def test_inventory_is_refused_with_all_its_lines(case):
     assert made["hosts"] == {}
 
 
+def test_one_deploy_at_a_time_is_let_go_on_by_a_host_that_no_limit_changes():
+    groups = {"throat": ["app1", "app2", "db1"], "throat_gunicorn": ["app1", "app2"], "nginx": ["app1"], "redis": ["db1"], "postgres": ["db1"], "pgbouncer": ["app1", "app2"]}
+    made = plan.make({host: {**SITE, "ansible_host": f"10.0.0.{number}"} for number, host in enumerate(groups["throat"], 1)}, groups)
+    assert {facts["site"]["lock_host"] for facts in made["hosts"].values()} == {"db1"}, made["refusals"]
+
+
 def test_refusals_are_many_and_have_names_of_their_own():
     assert len({case["name"] for case in CASES}) == len(CASES) >= 60
 

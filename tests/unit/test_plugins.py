@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pathlib
+import subprocess
+import time
 
 import pytest
 import yaml
@@ -195,6 +197,54 @@ def test_requirements_are_overridden_by_normalised_name():
 def test_npm_lock_forgets_the_foreign_address(lock):
     made = build.override_npm_lock(json.dumps(lock), [{"name": "olm", "version": "2", "integrity": "sha512-x"}])
     assert "https://x/" not in made and '"integrity": "sha512-x"' in made
+
+
+BUILD = {"source_type": "git", "runtime": "native", "python_overrides": ["a==1"], "python_additions": [], "npm_overrides": [], "build_environment": {"NODE_ENV": "x"}, "image_base": "debian:12"}
+
+
+def inputs(debian="12", tools=("poetry==2",), recipe=("FROM x",), **changed):
+    return build.build_inputs({**BUILD, **changed}, debian, tools, recipe)
+
+
+def kept(**releases):
+    """Files of a host that keeps these releases: name to what each was made from, None where it does not say."""
+    return {f"/opt/throat/releases/{name}/.inputs": {"content": json.dumps(made) + "\n"} for name, made in releases.items() if made is not None}
+
+
+def named(made, **releases):
+    return build.release_name("r1", made, kept(**releases), "/opt/throat")
+
+
+@pytest.mark.parametrize(
+    ("made", "changed"),
+    [
+        (inputs(python_overrides=["a==2"]), ["throat_gunicorn_python_overrides"]),
+        (inputs(npm_overrides=[{"name": "b"}], tools=["poetry==3"]), ["the collection's build tools", "throat_gunicorn_npm_overrides"]),
+        (inputs(build_environment={}), ["throat_gunicorn_build_environment"]),
+        (inputs(debian="13"), ["the Debian of the host that builds"]),
+        (inputs(build_environment={"NODE_ENV": "x", "https_proxy": "http://ann:secret@proxy", "GIT_CONFIG_VALUE_0": "Authorization: x", "PIP_CERT": "/x", "NPM_TOKEN": "x"}), []),
+        # What only an image is made from is not known of a release without one.
+        (inputs(image_base="debian:13", recipe=["FROM y"]), []),
+        (inputs(runtime="container"), []),
+        (inputs(source_type="image", python_overrides=["a==2"]), []),
+    ],
+)
+def test_release_that_is_made_from_something_else_has_a_name_of_its_own(made, changed):
+    other = named(made, r1=inputs())
+    assert other["changed"] == changed and (other["name"] == "r1") is (not changed)
+    # Of an older collection, or the first of its name.
+    assert named(made, r1=None) == named(made) == {"name": "r1", "changed": []}
+    if changed:
+        assert other["name"].startswith("r1-")
+        # Once built it is found again, also when the first is no longer kept; and so is the first, when it is asked for again.
+        assert named(made, **{other["name"]: made})["name"] == named(made, **{"r1": inputs(), other["name"]: made})["name"] == other["name"]
+        assert named(inputs(), **{"r1": inputs(), other["name"]: made}) == {"name": "r1", "changed": []}
+
+
+def test_image_on_another_base_has_a_name_of_its_own():
+    first = inputs(runtime="container")
+    assert named(inputs(runtime="container", image_base="debian:13"), r1=first)["changed"] == ["throat_gunicorn_image_base"]
+    assert named(inputs(), r1=first) == {"name": "r1", "changed": []}
 
 
 @pytest.mark.parametrize(
@@ -408,11 +458,34 @@ def test_one_host_needs_no_address():
         ("bob@other pid 8", 10, False),
         ("bob@other pid 8", 9999, True),
         ("", 10, False),
+        ("", 9999, True),
     ],
-    ids=["runs here", "killed here", "runs here for long", "runs elsewhere", "silent elsewhere", "written by half"],
+    ids=["runs here", "killed here", "runs here for long", "runs elsewhere", "silent elsewhere", "nobody's", "nobody's for long"],
 )
 def test_lock_of_a_deploy_is_overridden_when_that_deploy_is_dead(holder, seconds, stale):
     assert deploy_lock.is_stale(holder, seconds, "ann@laptop pid 1", alive=lambda pid: pid == "7") is stale
+
+
+@pytest.mark.parametrize(("name", "runs"), [("ansible-playbook", True), ("backup", False)])
+def test_number_of_a_run_that_has_ended_may_be_another_programs(name, runs):
+    with subprocess.Popen(["bash", "-c", f"exec -a {name} sleep 60"]) as process:
+        while name not in pathlib.Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")[0]:
+            time.sleep(0.01)
+        assert deploy_lock.is_running(str(process.pid)) is runs
+        process.kill()
+    assert not deploy_lock.is_running(str(process.pid))
+
+
+def test_lock_is_one_runs_whole_or_not_there(tmp_path):
+    def take(me, expected=None):
+        return subprocess.run(["sh", "-ec", deploy_lock.TAKE, "sh", tmp_path / "lock", me, expected or me], check=True, capture_output=True, text=True).stdout.split("\n", 2)
+
+    assert take("ann pid 1") == take("ann pid 1") == ["taken", ""] and take("bob pid 2")[2] == "ann pid 1\n"
+    # Of two who find it stale, one takes it over.
+    assert take("bob pid 2", "ann pid 1")[0] == "taken" and take("eve pid 3", "ann pid 1")[2] == "bob pid 2\n"
+    (tmp_path / "lock").write_text("")
+    assert take("ann pid 1")[2] == ""
+    assert "of somebody (the lock says nothing, and not who), since 12:00" in deploy_lock.refusal("", "12:00", "/run/lock", "db1")
 
 
 def test_status_of_all_workers_is_a_table():
@@ -456,6 +529,41 @@ def test_lines_are_looked_for_next_to_each_other():
     there = {"/etc/x": {"content": "# BEGIN\na\nb\n# END\nc"}}
     assert not looked.lacks(there, "/etc/x", "# BEGIN\na\nb\n# END") and not looked.lacks(there, "/etc/x", "c\n")
     assert looked.lacks(there, "/etc/x", "# BEGIN\na\n# END") and looked.lacks({}, "/etc/x", "c")
+
+
+def served(live, *others, intent="", bad=()):
+    """The files of a host that serves a release and has served others, the last one first."""
+    return {
+        "/opt/throat/current": {"link": f"releases/{live}"},
+        **({"/opt/throat/rollback": {"content": f"{intent}\n"}} if intent else {}),
+        **{f"/opt/throat/releases/{name}/.served": {"mtime": -number} for number, name in enumerate((live, *others))},
+        **{f"/opt/throat/bad/{name}": {} for name in bad},
+    }
+
+
+@pytest.mark.parametrize(
+    ("hosts", "left", "chosen"),
+    [
+        ([served("c", "b", "a")], "c", "b"),
+        ([served("c", "b", "a", bad=["b"])], "c", "a"),
+        ([served("c")], "c", ""),
+        ([{}], "", ""),
+        # Cut short: before a host has gone back, after one has, after all have, and after some have come to the end.
+        ([served("c", "b", "a", intent="c -> b")] * 2, "c", "b"),
+        ([served("b", "c", "a", intent="c -> b"), served("c", "b", "a", intent="c -> b")], "c", "b"),
+        ([served("b", "c", "a", intent="c -> b")] * 2, "c", "b"),
+        ([served("b", "c", "a", bad=["c"]), served("b", "c", "a", intent="c -> b")], "c", "b"),
+        # Deployed to since: the host that was written on, or all but one that was away meanwhile.
+        ([served("d", "b", "c", "a", intent="c -> b")], "d", "b"),
+        ([served("d", "c", "b", "a"), served("c", "b", "a", intent="c -> b")], "d", "c"),
+        # Written by half.
+        ([served("c", "b", "a", intent="c")], "c", "b"),
+    ],
+)
+def test_rollback_goes_to_the_release_that_served_before_and_on_where_one_was_cut_short(hosts, left, chosen):
+    made = looked.rollback_choice(hosts, "/opt/throat")
+    assert (made["left"], made["chosen"]) == (left, chosen)
+    assert made["is_resumed"] is any(looked.unfinished_rollback(files, "/opt/throat") == ["c", "b"] and chosen == "b" for files in hosts)
 
 
 def test_file_that_was_written_after_its_reader_was_told_is_newer():

@@ -99,7 +99,14 @@ def refused(run_site, source: str, variables=None):
 
 def test_migration_that_fails_half_way_leaves_the_old_release(run_site, release, visitors, host, serving):
     before, name = serving(), f"{time.time():.0f}"
-    run = refused(run_site, release({f"migrations/911_{name}a.py": SLOW % f"{name}a", f"migrations/912_{name}b.py": FAILS % name}))
+    source = release({f"migrations/911_{name}a.py": SLOW % f"{name}a", f"migrations/912_{name}b.py": FAILS % name})
+    # Without room for a dump nothing is migrated, and one that was cut short is gone.
+    dumps = "/var/backups/throat"
+    host.check_output(f"mkdir -p {dumps} && mount -t tmpfs -o size=1m tmpfs {dumps} && touch {dumps}/.20200101T000000Z-before-x.dump")
+    run = refused(run_site, source)
+    assert host.check_output(f"ls -A {dumps}; umount {dumps}") == ""
+    assert f"MiB, and {dumps} has room for 1 MiB; make room there; nothing was migrated, and release {before} goes on serving." in run.said
+    run = refused(run_site, source)
     assert f"failed; release {before} goes on serving" in run.said and "The database from before is in /var/backups/throat/" in run.said
     assert f"Migration 912_{name}b failed; applied before it: 911_{name}a." in run.said
     # What the first has done stays, what the second has begun is undone.
@@ -134,6 +141,11 @@ def test_of_two_deploys_at_once_one_is_refused_and_the_database_is_migrated_once
     failed = [run for run in runs if run.returncode != 0]
     assert len(failed) == 1 and "Another deploy is under way, of " in failed[0].said and "nothing was changed" in failed[0].said
     assert rows(host, name) == 1 and visitors.failed() == []
+    # A lock that does not say whose it is is somebody's.
+    host.check_output(": > /run/throat-deploy.lock")
+    again = refused(run_site, sources[runs.index(failed[0])])
+    assert "of somebody (the lock says nothing, and not who)" in again.said and "remove /run/throat-deploy.lock on throat-stack-deploy" in again.said
+    host.check_output("rm /run/throat-deploy.lock")
     # The one that was refused goes through afterwards.
     run_site({"throat_gunicorn_source": sources[runs.index(failed[0])]}, playbook=DEPLOY)
     assert rows(host, name) == 1

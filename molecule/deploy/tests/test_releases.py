@@ -1,6 +1,7 @@
 """Releases: where they come from, what a new one brings, and the way back."""
 
 import pathlib
+import re
 import subprocess
 import time
 
@@ -58,6 +59,10 @@ def test_change_of_code_alone_installs_and_bundles_nothing_and_its_new_route_is_
     assert "Environment |" not in run.output and "Frontend | Build the bundles" in run.output
     assert browser.get(f"{url}/_ref/new/7").status_code == 404
     run_site(playbook=DEPLOY)
+    # The same source with something else in it is another release.
+    name = pathlib.Path(host.check_output("readlink /opt/throat/current")).name
+    run = run_site({"throat_gunicorn_npm_overrides": []}, "--check", playbook=DEPLOY)
+    assert re.search(rf"Release {name} is built again as {name}-[0-9a-f]{{6}}: throat_gunicorn_npm_overrides changed", run.said)
     # The bundle of the page that is gone is still there for whoever has it open.
     bundles = host.check_output("ls /opt/throat/releases/*/app/static/gen/main.*.js | xargs -n1 basename | sort -u").split()
     assert len(bundles) == 2 and set(bundles) <= set(host.check_output("ls /var/www/throat/static/gen").split())
@@ -106,10 +111,11 @@ def test_deploy_and_rollback_are_noticed_by_nobody(release, run_site, host, url,
     print(visitors.table(f"deploy on one host in {end - start:.0f} s", quiet, visitors.since(start)))
     assert "before-" + bad in host.check_output("ls /var/backups/throat")
 
-    refused = run_site(playbook="playbooks/rollback.yml", check=False)
-    assert refused.returncode != 0 and refused.changed == 0
-    # (And by those of other tests.)
-    assert f"Release {bad} has changed the database by " in refused.said and f"{migration}.py" in refused.said and f"which release {good} does not know" in refused.said
+    for variables, playbook in (({}, "playbooks/rollback.yml"), ({"throat_gunicorn_release": good}, DEPLOY)):
+        refused = run_site(variables, playbook=playbook, check=False)
+        said = f"Release {good} does not know {migration}, which the database has seen and nothing can undo; release {bad} goes on serving."
+        assert refused.returncode != 0 and said in refused.said and "say -e across_migrations=true" in refused.said
+    assert serving(url, flush_limits) == {bad} and not host.file("/opt/throat/rollback").exists and not host.file(f"/opt/throat/bad/{bad}").exists
     start = time.monotonic()
     run_site({"across_migrations": True}, playbook="playbooks/rollback.yml")
     end = time.monotonic()
@@ -137,9 +143,13 @@ def test_way_back_is_kept_however_many_releases_have_failed(release, host, run_s
         assert run.returncode != 0 and f"RuntimeError: broken {number}" in run.said
         kept = host.check_output("ls /opt/throat/releases").split()
         assert {first, second} < set(kept) and len(kept) == 3
-    # The second has seen the migrations of other tests.
-    run_site({"across_migrations": True}, playbook="playbooks/rollback.yml")
-    assert serving(url, flush_limits) == {first}
+    # A rollback that does not come to its end has decided all the same.
+    red = run_site({"throat_check_url": f"{url}/nothing"}, playbook="playbooks/rollback.yml", check=False)
+    assert red.returncode != 0 and serving(url, flush_limits) == {first} and f"bad/{second}" not in host.check_output("find /opt/throat -maxdepth 2")
+    undone = run_site({"throat_gunicorn_release": second}, playbook=DEPLOY, check=False)
+    assert undone.returncode != 0 and undone.changed == 0 and f"Release {second} is left by a rollback to {first} that was not finished; run rollback.yml again" in undone.said
+    run_site(playbook="playbooks/rollback.yml")
+    assert serving(url, flush_limits) == {first} and host.check_output("ls /opt/throat/bad").split().count(second) == 1 and not host.file("/opt/throat/rollback").exists
 
 
 def test_operator_who_is_limited_may_check_the_site(run_site, browser, url, flush_limits):

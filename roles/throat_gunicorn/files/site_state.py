@@ -5,7 +5,8 @@ Usage: site_state.py report|migrate|apply < desired.json    (working directory: 
 Throat's own commands are not used where they answer 0 on errors and `admin add` adds twice.
 Prints one JSON object:
   report   migrated (whether any migration has been applied), pending_migrations (names of those that this release has and the database
-           has not seen), differences (what is not as declared, without secrets)
+           has not seen), foreign_migrations (those that the database has seen and this release has not), differences (what is not as declared,
+           without secrets)
   migrate  applied (names of migrations)
   apply    differences (what was not as declared)
 Exit status 1 and the reason on stderr when the database cannot be brought to the declared state.
@@ -166,7 +167,7 @@ def main():
     apply = action == "apply"
     try:
         with connection, connection.cursor() as cursor:
-            seen, pending, _ = history(cursor)
+            seen, pending, foreign = history(cursor)
             if pending and not apply:
                 differences = ["the database is not migrated"]
                 changed_settings = []
@@ -182,7 +183,7 @@ def main():
         import redis
 
         redis.from_url(desired["redis_url"]).delete(*(f"flask_cache_{key}" for key in changed_settings))
-    print(json.dumps({"migrated": bool(seen), "pending_migrations": pending, "differences": changed_settings + differences}))
+    print(json.dumps({"migrated": bool(seen), "pending_migrations": pending, "foreign_migrations": foreign, "differences": changed_settings + differences}))
 
 
 main()
