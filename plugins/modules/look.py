@@ -113,6 +113,7 @@ FILES = (
     "/opt/{site}/releases/*/.built",
     "/opt/{site}/releases/*/.image",
     "/opt/{site}/releases/*/.served",
+    "/var/www/{site}/static/live",
     "/usr/bin/npm",
     "/etc/sysctl.d/60-throat.conf",
     # Directories.
@@ -127,7 +128,6 @@ TEXTS = (
     "/etc/postgresql/*/main/pg_ident.conf",
     "/etc/redis/redis.conf",
     "/etc/nginx/nginx.conf",
-    "/var/www/{site}/static/.release",
     "/opt/{site}/current/routes.txt",
 )
 # Only lines that are asked for: the rest may be a secret.

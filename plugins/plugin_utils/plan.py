@@ -264,8 +264,8 @@ class Site:
             "nginx_proxies": self.value(host, "throat_proxies"),
             # As large as the application allows an upload to be, and some room for the form around it.
             "nginx_client_max_body_size": f"{(upload + 1048576) // 1024}k",
-            # A directory of its own, where the files of a release stand before it serves, and stay for pages that were opened before the next one.
-            "nginx_static_dir": f"/var/www/{self.name}/static" if self.apps else defaults()["nginx_static_dir"],
+            # A link in a directory of its own, where the files of a release stand before it serves, and bundles stay for pages that are open.
+            "nginx_static_dir": f"/var/www/{self.name}/static/live" if self.apps else defaults()["nginx_static_dir"],
             "nginx_uploads_dir": f"/var/lib/{self.name}/uploads",
             "nginx_thumbnails_dir": f"/var/lib/{self.name}/thumbs",
         }

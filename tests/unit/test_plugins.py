@@ -1,8 +1,12 @@
 """The pure functions behind the filters."""
 
 import hashlib
+import importlib.util
 import json
+import os
 import pathlib
+import subprocess
+import time
 
 import pytest
 import yaml
@@ -519,3 +523,47 @@ def test_users_and_databases_that_the_server_has_otherwise_are_found():
 def test_image_is_the_same_one_each_time_and_runs_in_a_container(runtime, source_type, source, version, base, said):
     lines = build.runtime_errors(runtime, source_type, source, version, base)
     assert lines == [] if said is None else len(lines) == 1 and lines[0].startswith(said)
+
+
+def load(path: str):
+    """A program that a role brings to its hosts, as a module."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_static_files_of_a_release_take_the_place_of_those_before_at_once(tmp_path):
+    publish, live = load("roles/nginx/files/publish.py"), tmp_path / "static/live"
+
+    def add(release: str, files: dict[str, str]) -> None:
+        source = tmp_path / release
+        for name, text in files.items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_text(text)
+        subprocess.run(["tar", "--create", "--file", tmp_path / "parcel", "--directory", source, "."], check=True)
+        publish.add(live, release, tmp_path / "parcel")
+
+    def served() -> dict[str, tuple[str, int]]:
+        """What nginx would answer: path to content and time, which is half of the ETag."""
+        found = {path: path.relative_to(live) for directory in (live, live / "gen") for path in directory.iterdir() if path.is_file()}
+        return {str(name): (path.read_text(), int(path.stat().st_mtime)) for path, name in found.items()}
+
+    now = time.time()
+    add("one", {"a.txt": "hello", "same.txt": "same", "gone.txt": "x", "gen/main.1.js": "1", "a.txt.gz": "packed"})
+    publish.switch(live, "one", now)
+    before = served()
+    add("two", {"a.txt": "Hello", "same.txt": "same", "gen/main.2.js": "2"})
+    # Whatever happens until the switch, all of the first and the bundles of both are served.
+    assert served() == {**before, "gen/main.2.js": served()["gen/main.2.js"]}
+    publish.switch(live, "two", now)
+    after = served()
+    assert sorted(after) == ["a.txt", "gen/main.1.js", "gen/main.2.js", "same.txt"]
+    assert after["a.txt"][1] != before["a.txt"][1] and after["same.txt"] == before["same.txt"]
+    assert not (live.parent / "releases/one").exists()
+    # Bundles stay for as long as pages are open, counted from when the last release that had them went, however long it has served.
+    for path in (live.parent / "releases").glob("*.bundles"):
+        os.utime(path, (now - publish.KEPT - 60,) * 2)
+    add("three", {"gen/main.3.js": "3"})
+    publish.switch(live, "three", now)
+    assert sorted(path.name for path in (live / "gen").iterdir()) == ["main.2.js", "main.3.js"]

@@ -19,7 +19,7 @@ KILLS = [
     pytest.param("Release | Name the release by its source", 0, marks=pytest.mark.campaign),
     ("Build | Unpack the source", 0.6),
     pytest.param("Build | Compile the translations, and compress the static files", 0.4, marks=pytest.mark.campaign),
-    pytest.param("Publish | Add the bundles, whose names carry a hash of their content", 0.4, marks=pytest.mark.campaign),
+    pytest.param("Fetch | Add them to those that are served, or to be", 0.4, marks=pytest.mark.campaign),
     pytest.param("Prove | Boot the release once", 0.6, marks=pytest.mark.campaign),
     ("Database | Apply the migrations, one deploy at a time", 1.5),
     pytest.param("Roll | Make the release the current one", 0, marks=pytest.mark.campaign),

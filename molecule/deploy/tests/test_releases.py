@@ -46,11 +46,16 @@ def test_release_comes_from_an_archive_or_from_git(host, run_site, archive, repo
 def test_new_route_of_a_release_is_known_to_nginx_in_the_same_run(release, run_site, browser, url):
     route = '\n\n@site.get("/_ref/new/<int:number>")\n@gevent_required\ndef new_route(number):\n    return str(number)\n'
     assert browser.get(f"{url}/_ref/new/7").headers["X-Ref-Worker"] == "sync"
-    run_site({"throat_gunicorn_source": release({"app/views.py": route})}, playbook=DEPLOY)
+    run_site({"throat_gunicorn_source": release({"app/views.py": route, "app/static/robots.txt": "# more\n" * 200, "app/static/new.txt": "new"})}, playbook=DEPLOY)
     answer = browser.get(f"{url}/_ref/new/7")
     assert (answer.status_code, answer.text, answer.headers["X-Ref-Worker"]) == (200, "7", "gevent")
+    # And its other files are those of one release, with their compressed twins.
+    files = {name: browser.get(f"{url}/static/{name}") for name in ("robots.txt", "new.txt")}
+    assert files["robots.txt"].headers["Content-Encoding"] == "gzip" and files["new.txt"].text == "new"
     run_site(playbook=DEPLOY)
-    assert browser.get(f"{url}/_ref/new/7").status_code == 404
+    assert browser.get(f"{url}/_ref/new/7").status_code == 404 == browser.get(f"{url}/static/new.txt").status_code
+    answer = browser.get(f"{url}/static/robots.txt", headers={"If-None-Match": files["robots.txt"].headers["ETag"]})
+    assert answer.status_code == 200 and "# more" not in answer.text
 
 
 def test_change_of_code_alone_installs_and_bundles_nothing(release, host, run_site):
