@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,41 @@ def lacks(files: Files, path: str, text: str) -> bool:
 def is_newer(files: Files, paths: Iterable[str], than: float | None) -> bool:
     """Whether one of the files has changed since a moment (seconds since 1970): who has read them then does not know them."""
     return any(files[path]["mtime"] > (than or 0.0) for path in paths if path in files)
+
+
+def look_paths(roles: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what the look must bring that is wherever the operator wants it: certificates with their keys, and the link to the static files.
+
+    roles: role to its arguments.
+    """
+    paths = [made[name] for made in roles.values() for name in ("tls_certificate", "tls_key", "static_dir") if made.get(name)]
+    web = roles.get("nginx", {})
+    return paths + [f"/etc/letsencrypt/live/{web['server_name']}/{name}.pem" for name in ("fullchain", "privkey") if web.get("tls_mode") == "acme"]
+
+
+def certificate_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:
+    """Return one line for each certificate of the operator's that is missing or does not belong to its key; a server told of those would refuse all it is told."""
+    lines = []
+    for role in ("postgres", "pgbouncer", "nginx"):
+        made = roles.get(role, {})
+        paths = [made[name] for name in ("tls_certificate", "tls_key") if made.get(name) and made.get("tls_mode", "files") == "files"]
+        missing = [path for path in paths if role == "nginx" and path not in facts["files"]]
+        if missing:
+            lines.append(f"nginx_tls_mode: files, but {host} has no {' and no '.join(missing)}; put it there, or choose self_signed or acme")
+        elif len({facts["files"].get(path, {}).get("public_key") for path in paths} - {None, ""}) > 1:
+            lines.append(f"{role}_tls_certificate: {paths[0]} of {host} does not belong to the key {paths[1]} ({role}_tls_key); put the pair there, or name another one")
+    return lines
+
+
+def certificates(text: str) -> list[str]:
+    """Return the certificates in a text, as PEM, each once."""
+    found = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
+    return list({"".join(block.split()): block for block in found}.values())
+
+
+def shows_its_file(text: str) -> bool:
+    """Whether a server shows the very certificates of its file; text: of the file, then what it shows."""
+    return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text))
 
 
 def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:
@@ -56,7 +92,7 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
         port("nginx_http_port", roles["nginx"]["http_port"], "nginx")
         if roles["nginx"]["tls_mode"] != "none":
             port("nginx_https_port", roles["nginx"]["https_port"], "nginx")
-    return lines
+    return lines + certificate_errors(roles, facts, host)
 
 
 def own_files(files: Files) -> list[dict[str, Any]]:

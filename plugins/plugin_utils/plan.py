@@ -314,7 +314,9 @@ class Site:
             "database_host": "" if server == host else server,
             "pooler_host": "" if pooler == host else pooler,
             "database_certificate": self.value(server, "postgres_tls_certificate"),
+            "database_port": self.value(server, "postgres_port"),
             "pooler_certificate": self.value(pooler, "pgbouncer_tls_certificate"),
+            "pooler_port": self.value(pooler, "pgbouncer_port"),
             # Hosts that must all see what users have sent, where this is one of several.
             "sharing": places if len(places) > 1 and host in places and self.value(host, "throat_shared_files") else [],
             "apps": self.apps,

@@ -473,6 +473,7 @@ FACTS = {
     ),
     "postgres": {},
     "foreign_pools": [],
+    "files": {"/c": {"public_key": "1"}, "/k": {"public_key": "1"}, "/other": {"public_key": "2"}, "/closed": {"public_key": ""}},
 }
 
 
@@ -483,7 +484,21 @@ FACTS = {
         ({"postgres": {"server_settings": True, "port": 5432}}, {"postgres": {"pid": 11}}, []),
         ({"postgres": {"server_settings": True, "port": 5433}}, {"postgres": {"pid": 11}}, []),
         ({"nginx": {"http_port": 80, "https_port": 443, "tls_mode": "none"}}, {}, ["nginx_http_port: 80 of db1 is taken by apache2 (process 12); stop that, or set another port"]),
-        ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files"}}, {}, []),
+        ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "acme", "tls_certificate": "/c", "tls_key": "/none"}}, {}, []),
+        ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files", "tls_certificate": "/c", "tls_key": "/k"}}, {}, []),
+        (
+            {"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files", "tls_certificate": "/c", "tls_key": "/none"}},
+            {},
+            ["nginx_tls_mode: files, but db1 has no /none; put it there, or choose self_signed or acme"],
+        ),
+        (
+            {"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files", "tls_certificate": "/c", "tls_key": "/other"}},
+            {},
+            ["nginx_tls_certificate: /c of db1 does not belong to the key /other (nginx_tls_key); put the pair there, or name another one"],
+        ),
+        ({"pgbouncer": {"port": 6432, "tls_certificate": "/c", "tls_key": "/other"}}, {}, ["pgbouncer_tls_certificate: /c of db1 does not belong to the key /other"]),
+        # A key with a passphrase cannot be compared, and what a package will bring is not there yet.
+        ({"postgres": {"server_settings": False, "tls_certificate": "/c", "tls_key": "/closed"}, "pgbouncer": {"port": 6432, "tls_certificate": "/none", "tls_key": "/none"}}, {}, []),
         ({"pgbouncer": {"port": 6432}}, {"foreign_pools": ["shop"]}, ["pgbouncer: /etc/pgbouncer/pgbouncer.ini of db1 serves shop already"]),
         ({"redis": {"port": 6379}}, {}, []),
     ],
@@ -491,6 +506,21 @@ FACTS = {
 def test_what_was_there_before_and_stands_in_the_way_is_named(roles, facts, said):
     lines = looked.host_errors(roles, {**FACTS, **facts}, "db1")
     assert len(lines) == len(said) and all(line.startswith(begin) for line, begin in zip(lines, said))
+
+
+def test_certificates_and_keys_are_looked_for_wherever_they_are():
+    web = {"tls_certificate": "/c", "tls_key": "/k", "static_dir": "/s", "tls_mode": "acme", "server_name": "example.com"}
+    assert looked.look_paths({"site": {}, "redis": {"port": 1}, "nginx": {**web, "tls_mode": "files"}}) == ["/c", "/k", "/s"]
+    assert looked.look_paths({"nginx": web})[3:] == ["/etc/letsencrypt/live/example.com/fullchain.pem", "/etc/letsencrypt/live/example.com/privkey.pem"]
+
+
+def test_server_that_shows_another_certificate_than_its_file_has_both_admitted():
+    old, new = (f"-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----" for name in ("old", "new"))
+    shown = f"{new}\nCONNECTED\nsubject=x\n{old}\n---\n"
+    assert looked.certificates(shown) == [new, old] and not looked.shows_its_file(shown)
+    assert looked.certificates(f"{new}\n{new}\n") == [new] and looked.shows_its_file(f"# text\n{new}\n\n{new}\n")
+    # One that does not run shows nothing, and has to be asked again.
+    assert looked.certificates(new) == [new] and not looked.shows_its_file(new)
 
 
 def test_users_and_databases_that_the_server_has_otherwise_are_found():

@@ -61,13 +61,39 @@ def test_changed_workers_restart_alone_and_one_moves_to_another_socket(host, run
 
 def test_change_that_an_interrupted_run_did_not_apply_is_applied_by_the_next(host, run_site, restarted):
     # As if the run had died right after it wrote the file.
-    host.check_output("sleep 1; touch /etc/throat/config.yaml")
-    assert run_site({}, "--tags", "throat_gunicorn").changed == len(WORKERS)
-    assert restarted() == set()  # reloaded, which is enough for config.yaml
+    host.check_output("sleep 1; touch /etc/throat/config.yaml /etc/ssl/certs/ssl-cert-snakeoil.pem")
+    assert run_site({}, "--tags", "postgres,throat_gunicorn").changed == len(WORKERS) + 1
+    assert restarted() == set()  # reloaded, which is enough for config.yaml and for a certificate
     host.check_output("sleep 1; touch /etc/systemd/system/throat-gevent.service")
     run_site({}, "--tags", "throat_gunicorn")
     assert restarted() == {"throat-gevent"}
     assert run_site({}, "--tags", "throat_gunicorn").changed == 0
+
+
+def test_certificate_of_the_operator_is_served_once_it_is_renewed_and_only_with_its_key(host, run_site, restarted):
+    def serve(number: int, *names: str) -> None:
+        """Put files where the inventory has them, with the date that they were made at, as rsync does."""
+        host.check_output(f"cd /run/test-pairs; for name in {' '.join(names)}; do cp -p ${{name}}{number} /etc/ssl/private/mine.$name; done")
+
+    def served() -> str:
+        return host.check_output("openssl s_client -connect localhost:8444 -servername localhost </dev/null 2>/dev/null | openssl x509 -noout -serial")
+
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -set_serial 0x2$n -keyout key$n -out pem$n"
+    host.check_output(f"mkdir -p /run/test-pairs; cd /run/test-pairs; for n in 1 2; do {make}; done 2>/dev/null; touch -d 2020-01-01 *")
+    files = {"nginx_tls_mode": "files", "nginx_tls_certificate": "/etc/ssl/private/mine.pem", "nginx_tls_key": "/etc/ssl/private/mine.key", "throat_check_certificate": False}
+    serve(1, "pem", "key")
+    run_site(files, "--tags", "nginx")
+    assert served() == "serial=21"
+    serve(2, "pem")
+    refused = run_site(files, "--tags", "nginx", check=False)
+    assert refused.returncode != 0 and refused.changed == 0
+    assert "nginx_tls_certificate: /etc/ssl/private/mine.pem of throat-stack-default does not belong to the key /etc/ssl/private/mine.key" in refused.said
+    serve(2, "key")
+    assert run_site(files, "--tags", "nginx").changed == 1
+    assert served() == "serial=22"
+    run_site({}, "--tags", "nginx")
+    assert restarted() == set() and served() not in ("serial=21", "serial=22")
+    host.check_output("rm -r /run/test-pairs /etc/ssl/private/mine.*")
 
 
 KILLED = {
