@@ -49,6 +49,7 @@ class FilterModule:
             shown.plan_data,
             shown.plan_text,
             workers.complete_workers,
+            workers.name_sockets,
             workers.site_name,
             workers.status_table,
             workers.units,

@@ -142,6 +142,7 @@ TEXTS = (
     "/etc/nginx/nginx.conf",
     "/opt/{site}/current/routes.txt",
     "/etc/{site}/database.pem",
+    "/etc/systemd/system/{site}-*.socket",
 )
 # Only lines that are asked for: the rest may be a secret.
 LINES = {"/etc/redis/redis.conf": r"include "}

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.throat.stack.plugins.plugin_utils.database import scram_verifier
+from ansible_collections.throat.stack.plugins.plugin_utils.workers import complete_workers, socket_errors
 
 Files = Mapping[str, Mapping[str, Any]]
 
@@ -66,9 +67,9 @@ def shows_its_file(text: str) -> bool:
 def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:
     """Return one line for each thing on a host that was there before and stands in the way.
 
-    roles: role to its arguments; facts: what the module look returns.
+    roles: role to its arguments, "site" to what playbooks ask; facts: what the module look returns.
     """
-    lines = []
+    lines: list[str] = []
 
     def port(name: str, number: int, ours: str, pid: int | None = None) -> None:
         for found in facts["listeners"]:
@@ -92,6 +93,9 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
         port("nginx_http_port", roles["nginx"]["http_port"], "nginx")
         if roles["nginx"]["tls_mode"] != "none":
             port("nginx_https_port", roles["nginx"]["https_port"], "nginx")
+    app, site = roles.get("throat_gunicorn"), roles.get("site", {}).get("name", "throat")
+    if app and host in roles["site"]["apps"]:
+        lines += socket_errors(complete_workers(app["workers"], app["listen_address"], app["listen_port"], site), facts["files"], host, site)
     return lines + certificate_errors(roles, facts, host)
 
 

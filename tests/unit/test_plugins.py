@@ -162,7 +162,7 @@ def test_entries_of_a_class_share_an_upstream_and_websockets_stay_with_one_serve
     hosts = [workers.complete_workers(GOOD, address) for address in ("10.0.0.5", "2001:db8::6")]
     assert workers.upstreams(hosts) == [
         {"name": "sync", "servers": ["10.0.0.5:5000", "[2001:db8::6]:5000"], "sticky": False},
-        {"name": "socketio", "servers": ["10.0.0.5:5001", "[2001:db8::6]:5001"], "sticky": True},
+        {"name": "socketio", "servers": ["10.0.0.5:5002", "[2001:db8::6]:5002"], "sticky": True},
     ]
 
 
@@ -170,6 +170,43 @@ def test_units_are_a_socket_and_a_service_per_worker_and_one_that_follows_redis(
     entries = workers.complete_workers(GOOD)
     named = [unit["name"] for unit in workers.units(entries)]
     assert named == ["throat-sync.socket", "throat-sync.service", "throat-socketio.socket", "throat-socketio.service", "throat-follow-redis.service"]
+
+
+def found_sockets(listening: dict[str, str]) -> dict:
+    """What the look has found of socket units, {"throat-sync": address}, beside a service and somebody else's."""
+    files = {f"/etc/systemd/system/{unit}.socket": {"is_ours": True, "content": f"[Socket]\nListenStream={address}\nBacklog=1\n"} for unit, address in listening.items()}
+    other = {"is_ours": False, "content": "ListenStream=/run/other.sock\n"}
+    return {**files, "/etc/systemd/system/throat-other.socket": other, "/etc/systemd/system/throat-sync.service": {"is_ours": True}}
+
+
+@pytest.mark.parametrize(
+    ("listening", "units"),
+    [
+        ({}, ["throat-sync", "throat-socketio"]),
+        ({"throat-sync": "10.0.0.5:5000"}, ["throat-sync", "throat-socketio"]),
+        # One that moves keeps the old address, until nginx has been told of the new one; and so does one whose run was interrupted in between.
+        ({"throat-sync": "/run/throat/sync.sock", "throat-socketio": "10.0.0.5:5002"}, ["throat-sync_2", "throat-socketio"]),
+        ({"throat-sync": "/run/throat/sync.sock", "throat-sync_2": "10.0.0.5:5000"}, ["throat-sync_2", "throat-socketio"]),
+        ({"throat-sync_2": "10.0.0.5:5000"}, ["throat-sync_2", "throat-socketio"]),
+        ({"throat-sync": "/run/throat/sync.sock", "throat-sync_2": "10.0.0.5:6000"}, ["throat-sync_3", "throat-socketio"]),
+        ({"throat-sync_2": "10.0.0.5:6000"}, ["throat-sync", "throat-socketio"]),
+    ],
+)
+def test_worker_that_moves_opens_a_second_socket(listening, units):
+    entries = workers.name_sockets(workers.complete_workers(GOOD, "10.0.0.5"), found_sockets(listening))
+    assert [entry["socket"] for entry in entries] == units
+    assert [unit["name"] for unit in workers.units(entries)][:2] == [f"{units[0]}.socket", "throat-sync.service"]
+
+
+def test_worker_that_takes_the_address_of_another_is_refused():
+    entries = workers.complete_workers([{"name": "fast", "class": "sync"}, {"name": "more", "class": "sync"}, *GOOD[1:]], "10.0.0.5")
+    assert [entry["listen"] for entry in entries] == ["10.0.0.5:5000", "10.0.0.5:5003", "10.0.0.5:5002"]
+    (line,) = workers.socket_errors(entries, found_sockets({"throat-sync_2": "10.0.0.5:5000", "throat-socketio": "10.0.0.5:5002"}), "app1")
+    assert line.startswith("throat_gunicorn_workers: worker fast: 10.0.0.5:5000 of app1 is where throat-sync_2.socket listens")
+    files = found_sockets({"throat-sync": "10.0.0.5:5000"})
+    roles = {"site": {"apps": ["db1"], "name": "throat"}, "throat_gunicorn": {"workers": [{"name": "fast", "class": "sync"}], "listen_address": "10.0.0.5", "listen_port": 5000}}
+    assert len(looked.host_errors(roles, {**FACTS, "files": files}, "db1")) == 1
+    assert looked.host_errors({**roles, "site": {"apps": ["app1"], "name": "throat"}}, {**FACTS, "files": files}, "db1") == []
 
 
 def test_everything_of_a_second_site_is_named_after_it():
@@ -279,7 +316,7 @@ def test_unknown_converter_is_named():
     ],
 )
 def test_worker_gets_what_the_files_on_disk_ask_for(modified, current, rewritten, state):
-    assert workers.worker_states([{"name": "sync"}], modified, ["/etc/throat/config.yaml"], current, rewritten) == {"sync": state}
+    assert workers.worker_states([{"name": "sync", "socket": "throat-sync"}], modified, ["/etc/throat/config.yaml"], current, rewritten) == {"sync": state}
 
 
 @pytest.mark.parametrize(
@@ -387,14 +424,14 @@ def test_workers_listen_where_web_servers_of_other_hosts_reach_them():
     defaults = {"throat_gunicorn_workers": GOOD, "throat_gunicorn_listen_address": "", "throat_gunicorn_listen_port": 5000, "throat_gunicorn_config_name": "production"}
     groups = {"throat": ["a", "b"], "throat_gunicorn": ["a", "b"], "nginx": ["a"]}
     found = topology.app_workers(hosts, groups, defaults)
-    assert [entry["listen"] for host in found for entry in found[host]] == ["/run/throat/sync.sock", "/run/throat/socketio.sock", "10.0.0.2:6000", "10.0.0.2:6001"]
+    assert [entry["listen"] for host in found for entry in found[host]] == ["/run/throat/sync.sock", "/run/throat/socketio.sock", "10.0.0.2:6000", "10.0.0.2:6002"]
     guarded = topology.guarded_services(
         ["throat_gunicorn", "redis"], {"redis": 6379, "postgres": 5432}, {"redis": ["a", "b"], "throat_gunicorn": ["a"]}, topology.host_addresses(hosts, groups), found["b"]
     )
     assert guarded == [
         {"name": "redis", "port": 6379, "addresses": ["10.0.0.1", "10.0.0.2"]},
         {"name": "throat-sync", "port": 6000, "addresses": ["10.0.0.1"]},
-        {"name": "throat-socketio", "port": 6001, "addresses": ["10.0.0.1"]},
+        {"name": "throat-socketio", "port": 6002, "addresses": ["10.0.0.1"]},
     ]
 
 
