@@ -60,7 +60,7 @@ def certificates(text: str) -> list[str]:
 
 
 def shows_its_file(text: str) -> bool:
-    """Whether a server shows the very certificates of its file; text: of the file, then what it shows."""
+    """Whether a server shows the very certificates of its file; text: what it shows, and the file."""
     return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text))
 
 

@@ -553,8 +553,8 @@ def test_certificates_and_keys_are_looked_for_wherever_they_are():
 
 def test_server_that_shows_another_certificate_than_its_file_has_both_admitted():
     old, new = (f"-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----" for name in ("old", "new"))
-    shown = f"{new}\nCONNECTED\nsubject=x\n{old}\n---\n"
-    assert looked.certificates(shown) == [new, old] and not looked.shows_its_file(shown)
+    shown = f"CONNECTED\nsubject=x\n{old}\n---\n{new}\n"
+    assert looked.certificates(shown) == [old, new] and not looked.shows_its_file(shown)
     assert looked.certificates(f"{new}\n{new}\n") == [new] and looked.shows_its_file(f"# text\n{new}\n\n{new}\n")
     # One that does not run shows nothing, and has to be asked again.
     assert looked.certificates(new) == [new] and not looked.shows_its_file(new)
