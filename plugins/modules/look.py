@@ -15,6 +15,13 @@ options:
     description: Name of the site, which its files bear.
     type: str
     default: throat
+  paths:
+    description:
+      - Further files and links to bring, wherever they are. They may be somebody else's, who keeps the date of what he copies, so that C(mtime) is when
+        such a file was changed or put there, whichever was later; of a certificate or a key without a passphrase there is a checksum of its C(public_key) as well.
+    type: list
+    elements: path
+    default: []
 author:
   - The throat.stack engineers (@Phuks-co)
 """
@@ -22,6 +29,7 @@ EXAMPLES = """
 - name: Look at the host
   throat.stack.look:
     site: throat
+    paths: [/etc/ssl/certs/site.pem, /etc/ssl/private/site.key]
 """
 RETURN = """
 ansible_facts:
@@ -58,9 +66,13 @@ ansible_facts:
       type: dict
     files:
       description: >-
-        Path of each file that the stack has or shares to its C(sha1), C(mode), C(owner), C(group), C(mtime), of a link C(link), and C(content) where it is small,
-        no secret, and ours in part only.
+        Path of each file that the stack has or shares to its C(sha1), C(mode), C(owner), C(group), C(mtime) (of a link to a file the later of both), of a link
+        C(link), and C(content) where it is small, no secret, and ours in part only.
       type: dict
+    looked_paths:
+      description: The option O(paths), for another look in the same run.
+      type: list
+      elements: str
     accounts:
       description: Each user to its C(uid), C(gid), C(home) and C(shell).
       type: dict
@@ -117,6 +129,7 @@ FILES = (
     "/opt/{site}/releases/*/.built",
     "/opt/{site}/releases/*/.image",
     "/opt/{site}/releases/*/.served",
+    "/var/www/{site}/static/live",
     "/usr/bin/npm",
     "/etc/sysctl.d/60-throat.conf",
     # Directories.
@@ -133,10 +146,11 @@ TEXTS = (
     "/etc/throat-firewall.nft",
     "/etc/redis/redis.conf",
     "/etc/nginx/nginx.conf",
-    "/var/www/{site}/static/.release",
     "/opt/{site}/current/routes.txt",
     "/opt/{site}/releases/*/.inputs",
     "/opt/{site}/rollback",
+    "/etc/{site}/database.pem",
+    "/etc/systemd/system/{site}-*.socket",
 )
 # Only lines that are asked for: the rest may be a secret.
 LINES = {"/etc/redis/redis.conf": r"include "}
@@ -216,6 +230,8 @@ def file_state(path: str, with_text: bool) -> dict[str, object]:
             state[key] = str(number)
     if stat.S_ISLNK(info.st_mode):
         state["link"] = os.readlink(path)
+        if os.path.isfile(path):
+            state["mtime"] = max(info.st_mtime, os.stat(path).st_mtime)
     elif stat.S_ISREG(info.st_mode) and info.st_size < LARGE:
         with open(path, "rb") as file:
             raw = file.read()
@@ -229,8 +245,9 @@ def file_state(path: str, with_text: bool) -> dict[str, object]:
 
 
 def main() -> None:
-    module = AnsibleModule({"site": {"type": "str", "default": "throat"}}, supports_check_mode=True)
-    site = module.params["site"]
+    options = {"site": {"type": "str", "default": "throat"}, "paths": {"type": "list", "elements": "path", "default": []}}
+    module = AnsibleModule(options, supports_check_mode=True)
+    site, paths = module.params["site"], module.params["paths"]
 
     def ask(*command: str) -> str:
         """What a program says, nothing where there is no such program or it fails."""
@@ -251,6 +268,14 @@ def main() -> None:
         for pattern in patterns:
             for path in glob.glob(pattern.format(site=site)):
                 files[path] = file_state(path, with_text)
+    for path in filter(os.path.lexists, paths):
+        files[path] = {**file_state(path, False), **files.get(path, {})}
+        if os.path.isfile(path):
+            files[path]["mtime"] = max(files[path]["mtime"], os.lstat(path).st_ctime, os.stat(path).st_ctime)
+            text = read(path)
+            kind = ("x509", "-noout", "-pubkey") if "BEGIN CERTIFICATE" in text else ("pkey", "-pubout", "-passin", "pass:") if "PRIVATE KEY" in text else ()
+            said = ask("openssl", *kind, "-in", path) if kind else ""
+            files[path]["public_key"] = said and hashlib.sha256(said.encode()).hexdigest()
 
     postgres = {}
     for path in glob.glob("/var/lib/postgresql/*/main/postmaster.pid"):
@@ -280,6 +305,7 @@ def main() -> None:
         "packages": packages(ask("dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\n")),
         "services": services(ask("systemctl", "show", f"--property={PROPERTIES}", "*.service"), time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)),
         "files": files,
+        "looked_paths": paths,
         "accounts": {user.pw_name: {"uid": user.pw_uid, "gid": user.pw_gid, "home": user.pw_dir, "shell": user.pw_shell} for user in pwd.getpwall()},
         "postgres": postgres,
         "foreign_pools": [] if "Ansible managed" in pools else named,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.throat.stack.plugins.plugin_utils.database import scram_verifier
+from ansible_collections.throat.stack.plugins.plugin_utils.workers import complete_workers, socket_errors
 
 Files = Mapping[str, Mapping[str, Any]]
 
@@ -86,12 +87,47 @@ def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
     return [*found, "firewall"] if is_outdated else found
 
 
+def look_paths(roles: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what the look must bring that is wherever the operator wants it: certificates with their keys, and the link to the static files.
+
+    roles: role to its arguments.
+    """
+    paths = [made[name] for made in roles.values() for name in ("tls_certificate", "tls_key", "static_dir") if made.get(name)]
+    web = roles.get("nginx", {})
+    return paths + [f"/etc/letsencrypt/live/{web['server_name']}/{name}.pem" for name in ("fullchain", "privkey") if web.get("tls_mode") == "acme"]
+
+
+def certificate_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:
+    """Return one line for each certificate of the operator's that is missing or does not belong to its key; a server told of those would refuse all it is told."""
+    lines = []
+    for role in ("postgres", "pgbouncer", "nginx"):
+        made = roles.get(role, {})
+        paths = [made[name] for name in ("tls_certificate", "tls_key") if made.get(name) and made.get("tls_mode", "files") == "files"]
+        missing = [path for path in paths if role == "nginx" and path not in facts["files"]]
+        if missing:
+            lines.append(f"nginx_tls_mode: files, but {host} has no {' and no '.join(missing)}; put it there, or choose self_signed or acme")
+        elif len({facts["files"].get(path, {}).get("public_key") for path in paths} - {None, ""}) > 1:
+            lines.append(f"{role}_tls_certificate: {paths[0]} of {host} does not belong to the key {paths[1]} ({role}_tls_key); put the pair there, or name another one")
+    return lines
+
+
+def certificates(text: str) -> list[str]:
+    """Return the certificates in a text, as PEM, each once."""
+    found = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
+    return list({"".join(block.split()): block for block in found}.values())
+
+
+def shows_its_file(text: str) -> bool:
+    """Whether a server shows the very certificates of its file; text: what it shows, and the file."""
+    return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text))
+
+
 def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str, builder: Mapping[str, Any]) -> list[str]:
     """Return one line for each thing on a host that was there before and stands in the way.
 
-    roles: role to its arguments; facts: what the module look returns; builder: the same of the host that builds releases, empty where that is not known.
+    roles: role to its arguments, "site" to what playbooks ask; facts: what the module look returns; builder: the same of the host that builds releases, empty where that is not known.
     """
-    lines = []
+    lines: list[str] = []
 
     def port(name: str, number: int, ours: str, pid: int | None = None) -> None:
         for found in facts["listeners"]:
@@ -121,7 +157,10 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
             f"throat_gunicorn: {host} runs Debian {facts['distribution_major_version']}, but the host that builds its release runs Debian {builds_for}, with another Python; "
             "let both run the same, or set throat_gunicorn_runtime to container"
         )
-    return lines
+    app, site = roles.get("throat_gunicorn"), roles.get("site", {}).get("name", "throat")
+    if app and host in roles["site"]["apps"]:
+        lines += socket_errors(complete_workers(app["workers"], app["listen_address"], app["listen_port"], site), facts["files"], host, site)
+    return lines + certificate_errors(roles, facts, host)
 
 
 def own_files(files: Files) -> list[dict[str, Any]]:

@@ -270,8 +270,8 @@ class Site:
             "nginx_proxies": self.value(host, "throat_proxies"),
             # As large as the application allows an upload to be, and some room for the form around it.
             "nginx_client_max_body_size": f"{(upload + 1048576) // 1024}k",
-            # A directory of its own, where the files of a release stand before it serves, and stay for pages that were opened before the next one.
-            "nginx_static_dir": f"/var/www/{self.name}/static" if self.apps else defaults()["nginx_static_dir"],
+            # A link in a directory of its own, where the files of a release stand before it serves, and bundles stay for pages that are open.
+            "nginx_static_dir": f"/var/www/{self.name}/static/live" if self.apps else defaults()["nginx_static_dir"],
             "nginx_uploads_dir": f"/var/lib/{self.name}/uploads",
             "nginx_thumbnails_dir": f"/var/lib/{self.name}/thumbs",
         }
@@ -319,7 +319,9 @@ class Site:
             "database_host": "" if server == host else server,
             "pooler_host": "" if pooler == host else pooler,
             "database_certificate": self.value(server, "postgres_tls_certificate"),
+            "database_port": self.value(server, "postgres_port"),
             "pooler_certificate": self.value(pooler, "pgbouncer_tls_certificate"),
+            "pooler_port": self.value(pooler, "pgbouncer_port"),
             "sharing": self.sharing(host),
             # The host that builds releases.
             "builder": (self.group("throat_build") + self.apps + [host])[0],

@@ -34,20 +34,62 @@ def site_name(config_name: str) -> str:
 
 
 def complete_workers(workers: Sequence[Mapping[str, Any]], address: str = "", port: int = 5000, site: str = "throat") -> list[dict[str, Any]]:
-    """Return the worker entries with every option filled in, and `health_path` added.
+    """Return the worker entries with every option filled in, and `health_path` and `socket` (the name of its unit) added.
 
-    address: where they listen that do not say so, at ports from `port` on in their order; empty for a unix socket each, in /run/<site>.
+    address: where they listen that do not say so; empty for a unix socket each, in /run/<site>. Their ports follow from their class, so that
+    a worker more or less moves no other: sync, gevent and socketio at `port` and the two after it, a second one of its class three further on.
     """
-    completed = []
-    for number, worker in enumerate(workers):
+    completed: list[dict[str, Any]] = []
+    for worker in workers:
         host = f"[{address}]" if ":" in address else address
-        entry = {"listen": f"{host}:{int(port) + number}" if address else f"/run/{site}/{worker['name']}.sock", "environment": {}, **DEFAULTS[worker["class"]]}
+        number = CLASSES.index(worker["class"]) + len(CLASSES) * sum(entry["class"] == worker["class"] for entry in completed)
+        entry = {"listen": f"{host}:{int(port) + number}" if address else f"/run/{site}/{worker['name']}.sock", "socket": f"{site}-{worker['name']}", "environment": {}, **DEFAULTS[worker["class"]]}
         entry.update({key: value for key, value in worker.items() if value is not None})
         served = int(entry["threads"] if entry["class"] == "sync" else entry["connections"])
         entry.setdefault("database_connections", min(served, SOCKETIO_POOL) if entry["class"] == "socketio" else served)
         entry["health_path"] = HEALTH_PATHS[entry["class"]]
         completed.append(entry)
     return completed
+
+
+def open_sockets(files: Mapping[str, Mapping[str, Any]], site: str = "throat") -> dict[str, str]:
+    """Return the socket units of a host, {"throat-sync": "/run/throat/sync.sock"}; files: path to what the look has found."""
+    found = {}
+    for path, state in files.items():
+        unit = re.fullmatch(rf"/etc/systemd/system/({site}-[a-z0-9_-]+)\.socket", path)
+        listen = re.search(r"^ListenStream=(.*)$", state.get("content", ""), re.MULTILINE)
+        if unit and listen and state.get("is_ours"):
+            found[unit[1]] = listen[1]
+    return found
+
+
+def name_sockets(workers: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str, Any]], site: str = "throat") -> list[dict[str, Any]]:
+    """Return completed entries with the `socket` of those that move changed.
+
+    systemd opens a socket elsewhere only after it has closed it. So a worker that moves gets a second unit (throat-sync_2), and listens at both addresses
+    until nginx asks at the new one.
+    """
+    there = open_sockets(files, site)
+    named = []
+    for worker in workers:
+        unit = f"{site}-{worker['name']}"
+        names = [unit, *(f"{unit}_{number}" for number in range(2, len(there) + 3))]
+        mine = [name for name in names if there.get(name) == worker["listen"]] or [name for name in names if name not in there]
+        named.append({**worker, "socket": mine[0]})
+    return named
+
+
+def socket_errors(workers: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str, Any]], host: str, site: str = "throat") -> list[str]:
+    """Return one line for each address that a worker would take from another one, which nginx asks there until it has been told."""
+    lines = []
+    for worker in workers:
+        for unit, listen in open_sockets(files, site).items():
+            if listen == worker["listen"] and re.sub(r"_\d+$", "", unit) != f"{site}-{worker['name']}":
+                lines.append(
+                    f"throat_gunicorn_workers: worker {worker['name']}: {listen} of {host} is where {unit}.socket listens, which nginx asks until it has been told of "
+                    "the change; set throat_gunicorn_listen_port to another one, ten further on for example, or give this worker a listen of its own"
+                )
+    return lines
 
 
 def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -114,7 +156,10 @@ def units(workers: Sequence[Mapping[str, Any]], site: str = "throat", runtime: s
     workers: completed entries; runtime: native or container.
     """
     templates = {"socket": "throat.socket.j2", "service": "throat-container.service.j2" if runtime == "container" else "throat.service.j2"}
-    made = [{"name": f"{site}-{worker['name']}.{kind}", "template": template, "worker": worker} for worker in workers for kind, template in templates.items()]
+    made = []
+    for worker in workers:
+        names = {"socket": worker["socket"], "service": f"{site}-{worker['name']}"}
+        made += [{"name": f"{names[kind]}.{kind}", "template": template, "worker": worker} for kind, template in templates.items()]
     return [*made, {"name": f"{site}-{FOLLOWER}.service", "template": f"throat-{FOLLOWER}.service.j2", "worker": None}]
 
 
@@ -133,7 +178,7 @@ def worker_states(
     for worker in workers:
         unit = f"{site}-{worker['name']}"
         began = modified.get(f"/run/{site}/{unit}.started", 0.0)
-        files = [modified.get(f"/etc/systemd/system/{unit}.{kind}", 0.0) for kind in ("socket", "service")]
+        files = [modified.get(f"/etc/systemd/system/{name}", 0.0) for name in (f"{worker['socket']}.socket", f"{unit}.service")]
         if unit in rewritten or max(files) > began:
             states[worker["name"]] = "restarted"
         else:

@@ -1,7 +1,9 @@
 """The pure functions behind the filters."""
 
 import hashlib
+import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import time
@@ -160,7 +162,7 @@ def test_entries_of_a_class_share_an_upstream_and_websockets_stay_with_one_serve
     hosts = [workers.complete_workers(GOOD, address) for address in ("10.0.0.5", "2001:db8::6")]
     assert workers.upstreams(hosts) == [
         {"name": "sync", "servers": ["10.0.0.5:5000", "[2001:db8::6]:5000"], "sticky": False},
-        {"name": "socketio", "servers": ["10.0.0.5:5001", "[2001:db8::6]:5001"], "sticky": True},
+        {"name": "socketio", "servers": ["10.0.0.5:5002", "[2001:db8::6]:5002"], "sticky": True},
     ]
 
 
@@ -168,6 +170,43 @@ def test_units_are_a_socket_and_a_service_per_worker_and_one_that_follows_redis(
     entries = workers.complete_workers(GOOD)
     named = [unit["name"] for unit in workers.units(entries)]
     assert named == ["throat-sync.socket", "throat-sync.service", "throat-socketio.socket", "throat-socketio.service", "throat-follow-redis.service"]
+
+
+def found_sockets(listening: dict[str, str]) -> dict:
+    """What the look has found of socket units, {"throat-sync": address}, beside a service and somebody else's."""
+    files = {f"/etc/systemd/system/{unit}.socket": {"is_ours": True, "content": f"[Socket]\nListenStream={address}\nBacklog=1\n"} for unit, address in listening.items()}
+    other = {"is_ours": False, "content": "ListenStream=/run/other.sock\n"}
+    return {**files, "/etc/systemd/system/throat-other.socket": other, "/etc/systemd/system/throat-sync.service": {"is_ours": True}}
+
+
+@pytest.mark.parametrize(
+    ("listening", "units"),
+    [
+        ({}, ["throat-sync", "throat-socketio"]),
+        ({"throat-sync": "10.0.0.5:5000"}, ["throat-sync", "throat-socketio"]),
+        # One that moves keeps the old address, until nginx has been told of the new one; and so does one whose run was interrupted in between.
+        ({"throat-sync": "/run/throat/sync.sock", "throat-socketio": "10.0.0.5:5002"}, ["throat-sync_2", "throat-socketio"]),
+        ({"throat-sync": "/run/throat/sync.sock", "throat-sync_2": "10.0.0.5:5000"}, ["throat-sync_2", "throat-socketio"]),
+        ({"throat-sync_2": "10.0.0.5:5000"}, ["throat-sync_2", "throat-socketio"]),
+        ({"throat-sync": "/run/throat/sync.sock", "throat-sync_2": "10.0.0.5:6000"}, ["throat-sync_3", "throat-socketio"]),
+        ({"throat-sync_2": "10.0.0.5:6000"}, ["throat-sync", "throat-socketio"]),
+    ],
+)
+def test_worker_that_moves_opens_a_second_socket(listening, units):
+    entries = workers.name_sockets(workers.complete_workers(GOOD, "10.0.0.5"), found_sockets(listening))
+    assert [entry["socket"] for entry in entries] == units
+    assert [unit["name"] for unit in workers.units(entries)][:2] == [f"{units[0]}.socket", "throat-sync.service"]
+
+
+def test_worker_that_takes_the_address_of_another_is_refused():
+    entries = workers.complete_workers([{"name": "fast", "class": "sync"}, {"name": "more", "class": "sync"}, *GOOD[1:]], "10.0.0.5")
+    assert [entry["listen"] for entry in entries] == ["10.0.0.5:5000", "10.0.0.5:5003", "10.0.0.5:5002"]
+    (line,) = workers.socket_errors(entries, found_sockets({"throat-sync_2": "10.0.0.5:5000", "throat-socketio": "10.0.0.5:5002"}), "app1")
+    assert line.startswith("throat_gunicorn_workers: worker fast: 10.0.0.5:5000 of app1 is where throat-sync_2.socket listens")
+    files = found_sockets({"throat-sync": "10.0.0.5:5000"})
+    roles = {"site": {"apps": ["db1"], "name": "throat"}, "throat_gunicorn": {"runtime": "native", "workers": [{"name": "fast", "class": "sync"}], "listen_address": "10.0.0.5", "listen_port": 5000}}
+    assert len(looked.host_errors(roles, {**FACTS, "files": files}, "db1", {})) == 1
+    assert looked.host_errors({**roles, "site": {"apps": ["app1"], "name": "throat"}}, {**FACTS, "files": files}, "db1", {}) == []
 
 
 def test_everything_of_a_second_site_is_named_after_it():
@@ -325,7 +364,7 @@ def test_unknown_converter_is_named():
     ],
 )
 def test_worker_gets_what_the_files_on_disk_ask_for(modified, current, rewritten, state):
-    assert workers.worker_states([{"name": "sync"}], modified, ["/etc/throat/config.yaml"], current, rewritten) == {"sync": state}
+    assert workers.worker_states([{"name": "sync", "socket": "throat-sync"}], modified, ["/etc/throat/config.yaml"], current, rewritten) == {"sync": state}
 
 
 @pytest.mark.parametrize(
@@ -433,14 +472,14 @@ def test_workers_listen_where_web_servers_of_other_hosts_reach_them():
     defaults = {"throat_gunicorn_workers": GOOD, "throat_gunicorn_listen_address": "", "throat_gunicorn_listen_port": 5000, "throat_gunicorn_config_name": "production"}
     groups = {"throat": ["a", "b"], "throat_gunicorn": ["a", "b"], "nginx": ["a"]}
     found = topology.app_workers(hosts, groups, defaults)
-    assert [entry["listen"] for host in found for entry in found[host]] == ["/run/throat/sync.sock", "/run/throat/socketio.sock", "10.0.0.2:6000", "10.0.0.2:6001"]
+    assert [entry["listen"] for host in found for entry in found[host]] == ["/run/throat/sync.sock", "/run/throat/socketio.sock", "10.0.0.2:6000", "10.0.0.2:6002"]
     guarded = topology.guarded_services(
         ["throat_gunicorn", "redis"], {"redis": 6379, "postgres": 5432}, {"redis": ["a", "b"], "throat_gunicorn": ["a"]}, topology.host_addresses(hosts, groups), found["b"]
     )
     assert guarded == [
         {"name": "redis", "port": 6379, "addresses": ["10.0.0.1", "10.0.0.2"]},
         {"name": "throat-sync", "port": 6000, "addresses": ["10.0.0.1"]},
-        {"name": "throat-socketio", "port": 6001, "addresses": ["10.0.0.1"]},
+        {"name": "throat-socketio", "port": 6002, "addresses": ["10.0.0.1"]},
     ]
 
 
@@ -578,6 +617,7 @@ FACTS = {
     "postgres": {},
     "foreign_pools": [],
     "distribution_major_version": "13",
+    "files": {"/c": {"public_key": "1"}, "/k": {"public_key": "1"}, "/other": {"public_key": "2"}, "/closed": {"public_key": ""}},
 }
 
 
@@ -588,16 +628,45 @@ FACTS = {
         ({"postgres": {"server_settings": True, "port": 5432}}, {"postgres": {"pid": 11}}, []),
         ({"postgres": {"server_settings": True, "port": 5433}}, {"postgres": {"pid": 11}}, []),
         ({"nginx": {"http_port": 80, "https_port": 443, "tls_mode": "none"}}, {}, ["nginx_http_port: 80 of db1 is taken by apache2 (process 12); stop that, or set another port"]),
-        ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files"}}, {}, []),
+        ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "acme", "tls_certificate": "/c", "tls_key": "/none"}}, {}, []),
+        ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files", "tls_certificate": "/c", "tls_key": "/k"}}, {}, []),
+        (
+            {"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files", "tls_certificate": "/c", "tls_key": "/none"}},
+            {},
+            ["nginx_tls_mode: files, but db1 has no /none; put it there, or choose self_signed or acme"],
+        ),
+        (
+            {"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files", "tls_certificate": "/c", "tls_key": "/other"}},
+            {},
+            ["nginx_tls_certificate: /c of db1 does not belong to the key /other (nginx_tls_key); put the pair there, or name another one"],
+        ),
+        ({"pgbouncer": {"port": 6432, "tls_certificate": "/c", "tls_key": "/other"}}, {}, ["pgbouncer_tls_certificate: /c of db1 does not belong to the key /other"]),
+        # A key with a passphrase cannot be compared, and what a package will bring is not there yet.
+        ({"postgres": {"server_settings": False, "tls_certificate": "/c", "tls_key": "/closed"}, "pgbouncer": {"port": 6432, "tls_certificate": "/none", "tls_key": "/none"}}, {}, []),
         ({"pgbouncer": {"port": 6432}}, {"foreign_pools": ["shop"]}, ["pgbouncer: /etc/pgbouncer/pgbouncer.ini of db1 serves shop already"]),
         ({"redis": {"port": 6379}}, {}, []),
-        ({"throat_gunicorn": {"runtime": "native"}}, {"distribution_major_version": "12"}, ["throat_gunicorn: db1 runs Debian 12, but the host that builds its release runs Debian 13"]),
-        ({"throat_gunicorn": {"runtime": "container"}}, {"distribution_major_version": "12"}, []),
+        ({"site": {"apps": []}, "throat_gunicorn": {"runtime": "native"}}, {"distribution_major_version": "12"}, ["throat_gunicorn: db1 runs Debian 12, but the host that builds its release runs Debian 13"]),
+        ({"site": {"apps": []}, "throat_gunicorn": {"runtime": "container"}}, {"distribution_major_version": "12"}, []),
     ],
 )
 def test_what_was_there_before_and_stands_in_the_way_is_named(roles, facts, said):
     lines = looked.host_errors(roles, {**FACTS, **facts}, "db1", {"distribution_major_version": "13"})
     assert len(lines) == len(said) and all(line.startswith(begin) for line, begin in zip(lines, said))
+
+
+def test_certificates_and_keys_are_looked_for_wherever_they_are():
+    web = {"tls_certificate": "/c", "tls_key": "/k", "static_dir": "/s", "tls_mode": "acme", "server_name": "example.com"}
+    assert looked.look_paths({"site": {}, "redis": {"port": 1}, "nginx": {**web, "tls_mode": "files"}}) == ["/c", "/k", "/s"]
+    assert looked.look_paths({"nginx": web})[3:] == ["/etc/letsencrypt/live/example.com/fullchain.pem", "/etc/letsencrypt/live/example.com/privkey.pem"]
+
+
+def test_server_that_shows_another_certificate_than_its_file_has_both_admitted():
+    old, new = (f"-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----" for name in ("old", "new"))
+    shown = f"CONNECTED\nsubject=x\n{old}\n---\n{new}\n"
+    assert looked.certificates(shown) == [old, new] and not looked.shows_its_file(shown)
+    assert looked.certificates(f"{new}\n{new}\n") == [new] and looked.shows_its_file(f"# text\n{new}\n\n{new}\n")
+    # One that does not run shows nothing, and has to be asked again.
+    assert looked.certificates(new) == [new] and not looked.shows_its_file(new)
 
 
 def test_users_and_databases_that_the_server_has_otherwise_are_found():
@@ -652,3 +721,47 @@ def test_clients_that_have_left_are_known_by_the_files_that_let_them_in():
     # A host that is to have no firewall, and has one.
     del roles["firewall"], roles["postgres"]
     assert looked.outdated_roles(roles, files) == ["firewall"] and looked.outdated_roles({"site": {"is_production": False}}, files) == []
+
+
+def load(path: str):
+    """A program that a role brings to its hosts, as a module."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_static_files_of_a_release_take_the_place_of_those_before_at_once(tmp_path):
+    publish, live = load("roles/nginx/files/publish.py"), tmp_path / "static/live"
+
+    def add(release: str, files: dict[str, str]) -> None:
+        source = tmp_path / release
+        for name, text in files.items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_text(text)
+        subprocess.run(["tar", "--create", "--file", tmp_path / "parcel", "--directory", source, "."], check=True)
+        publish.add(live, release, tmp_path / "parcel")
+
+    def served() -> dict[str, tuple[str, int]]:
+        """What nginx would answer: path to content and time, which is half of the ETag."""
+        found = {path: path.relative_to(live) for directory in (live, live / "gen") for path in directory.iterdir() if path.is_file()}
+        return {str(name): (path.read_text(), int(path.stat().st_mtime)) for path, name in found.items()}
+
+    now = time.time()
+    add("one", {"a.txt": "hello", "same.txt": "same", "gone.txt": "x", "gen/main.1.js": "1", "a.txt.gz": "packed"})
+    publish.switch(live, "one", now)
+    before = served()
+    add("two", {"a.txt": "Hello", "same.txt": "same", "gen/main.2.js": "2"})
+    # Whatever happens until the switch, all of the first and the bundles of both are served.
+    assert served() == {**before, "gen/main.2.js": served()["gen/main.2.js"]}
+    publish.switch(live, "two", now)
+    after = served()
+    assert sorted(after) == ["a.txt", "gen/main.1.js", "gen/main.2.js", "same.txt"]
+    assert after["a.txt"][1] != before["a.txt"][1] and after["same.txt"] == before["same.txt"]
+    assert not (live.parent / "releases/one").exists()
+    # Bundles stay for as long as pages are open, counted from when the last release that had them went, however long it has served.
+    for path in (live.parent / "releases").glob("*.bundles"):
+        os.utime(path, (now - publish.KEPT - 60,) * 2)
+    add("three", {"gen/main.3.js": "3"})
+    publish.switch(live, "three", now)
+    assert sorted(path.name for path in (live / "gen").iterdir()) == ["main.2.js", "main.3.js"]

@@ -19,7 +19,7 @@ KILLS = {
     "Release | Name the release by its source": 0,
     "Build | Unpack the source": 0.6,
     "Build | Compile the translations, and compress the static files": 0.4,
-    "Publish | Add the bundles, whose names carry a hash of their content": 0.4,
+    "Fetch | Add them to those that are served, or to be": 0.4,
     "Prove | Boot the release once": 0.6,
     "Database | Apply the migrations, one deploy at a time": 1.5,
     "Roll | Make the release the current one": 0,

@@ -55,7 +55,8 @@ def test_change_of_code_alone_installs_and_bundles_nothing_and_its_new_route_is_
     answer = browser.get(f"{url}/_ref/new/7")
     assert (answer.status_code, answer.text, answer.headers["X-Ref-Worker"]) == (200, "7", "gevent")
 
-    run = run_site({"throat_gunicorn_source": release({"live.js": "\n// another front end\n"}, "bundled")}, playbook=DEPLOY)
+    bundled = {"live.js": "\n// another front end\n", "app/static/robots.txt": "# more\n" * 200, "app/static/new.txt": "new"}
+    run = run_site({"throat_gunicorn_source": release(bundled, "bundled")}, playbook=DEPLOY)
     assert "Environment |" not in run.output and "Frontend | Build the bundles" in run.output
     assert browser.get(f"{url}/_ref/new/7").status_code == 404
     run_site(playbook=DEPLOY)

@@ -54,7 +54,8 @@ class Worker:
     """The service: the container that serves, and for a while the one that takes over."""
 
     def __init__(self) -> None:
-        self.listener = listen_fds()[0]
+        # Two while it moves to another address.
+        self.listeners = listen_fds()
         self.numbers = itertools.count(1)
         self.containers: dict[str, Container] = {}
         self.serving: Container | None = None
@@ -77,7 +78,7 @@ class Worker:
             with contextlib.suppress(OSError):
                 name, _, said = visitor.recv(1024).decode().partition(" ")
                 if said == "socket":
-                    socket.send_fds(visitor, [b"socket"], [self.listener])
+                    socket.send_fds(visitor, [b"socket"], self.listeners)
                 elif said == "serves" and name in self.containers:
                     self.containers[name].serves.set()
 

@@ -34,15 +34,16 @@ def at_the_door(said):
         door.settimeout(10)
         door.connect(DOOR)
         door.send(f"{os.environ['THROAT_CONTAINER']} {said}".encode())
-        return socket.recv_fds(door, 1024, 1)[1]
+        return socket.recv_fds(door, 1024, 8)[1]
 
 
 def on_starting(server):
     """Before gunicorn makes its own socket: take the one that systemd holds."""
     if DOOR:
-        (listener,) = at_the_door("socket")
-        os.dup2(listener, systemd.SD_LISTEN_FDS_START)
-        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+        listeners = at_the_door("socket")
+        for number, listener in enumerate(listeners):
+            os.dup2(listener, systemd.SD_LISTEN_FDS_START + number)
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(listeners)))
 
 
 def pre_exec(server):
