@@ -119,7 +119,7 @@ def certificates(text: str) -> list[str]:
 
 def shows_its_file(text: str) -> bool:
     """Whether a server shows the very certificates of its file; text: what it shows, and the file."""
-    return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text))
+    return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text)) > 0
 
 
 def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str, builder: Mapping[str, Any]) -> list[str]:

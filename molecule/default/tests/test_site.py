@@ -20,7 +20,10 @@ def test_each_route_is_served_by_its_worker_class(browser, url, path, kind):
 def test_static_files_come_from_nginx(browser, url):
     answer = browser.get(f"{url}/static/robots.txt")
     assert answer.status_code == 200 and "X-Ref-Worker" not in answer.headers
-    assert answer.headers["Access-Control-Allow-Origin"] == "*" and answer.headers["Server"].startswith("nginx")
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    for answer in (answer, browser.get(f"{url}/")):
+        headers = {name: answer.headers.get(name) for name in ("Server", "X-Content-Type-Options", "X-Frame-Options")}
+        assert headers == {"Server": "nginx", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "SAMEORIGIN"}
 
 
 def test_post_is_written_announced_over_a_websocket_and_read_back(admin, write_post, url):
@@ -51,6 +54,23 @@ def test_forged_address_neither_reaches_the_app_nor_escapes_the_rate_limit(brows
         if answer.ok:
             assert answer.json()["remote_addr"] == honest
     assert 429 in codes
+
+
+def test_load_balancer_learns_by_any_name_whether_each_worker_class_answers(browser, url, on_host):
+    asked = [(browser, f"{scheme}/throat-health", name) for scheme in (url, url.replace("localhost", "127.0.0.1")) for name in ("localhost", "other.example.com", "127.0.0.1")]
+    in_the_clear = "curl --silent --output /dev/null --write-out '%{http_code} ' --header 'Host: x' http://127.0.0.1/throat-health http://localhost/throat-health"
+
+    def answers() -> set[int]:
+        return {session.get(address, headers={"Host": name}).status_code for session, address, name in asked} | set(map(int, on_host(in_the_clear).split()))
+
+    # More often than any rate limit lets a client ask.
+    assert [answers() for _ in range(12)] == [{200}] * 12
+    for name in ("sync", "gevent", "socketio"):
+        on_host(f"systemctl stop throat-{name}.socket throat-{name}")
+        said = answers()
+        on_host(f"systemctl start throat-{name}.socket throat-{name}")
+        assert said == {503}, name
+    assert on_host("grep -c throat-health /var/log/nginx/throat.access.log || true") == "0"
 
 
 def test_unknown_host_names_are_refused(browser, url):
