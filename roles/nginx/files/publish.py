@@ -46,12 +46,12 @@ def add(live: pathlib.Path, release: str, parcel: str) -> None:
     for path in files(making):
         stamp(path)
     names = [path.relative_to(making / "gen") for path in files(making / "gen")]
+    listed(tree.parent, release).write_text("".join(f"{name}\n" for name in names))
     for name in names:
         (bundles / name).parent.mkdir(parents=True, exist_ok=True)
         (making / "gen" / name).replace(bundles / name)
     shutil.rmtree(making / "gen", ignore_errors=True)
     (making / "gen").symlink_to("../../gen")
-    listed(tree.parent, release).write_text("".join(f"{name}\n" for name in names))
     shutil.rmtree(tree, ignore_errors=True)
     making.rename(tree)
 
