@@ -164,6 +164,14 @@ def test_second_site_fits_beside_the_first():
     assert "58 of 100" in first["budget"] and "58 of 100" in plan.make(variables, groups)["budget"]
 
 
+def test_supported_versions_of_ansible_are_the_same_everywhere():
+    oldest, *others = subprocess.run([ROOT / "bin/ensure-ansible"], check=True, capture_output=True, text=True).stdout.split()
+    said = f"Your ansible-core must be {', '.join([oldest, *others[:-1]])} or {others[-1]}."
+    assert said in (ROOT / "docs/first-site.md").read_text()
+    for meta in ROOT.glob("roles/*/meta/main.yml"):
+        assert yaml.safe_load(meta.read_text())["galaxy_info"]["min_ansible_version"] == oldest
+
+
 def documented(kind, names):
     """What ansible-doc says of plugins of a kind, by name."""
     command = ["ansible-doc", "--json", "--type", kind, *(f"throat.stack.{name}" for name in sorted(names))]
