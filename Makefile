@@ -17,7 +17,7 @@ demo: tools ## bring the whole stack up on a local container and print its addre
 	@bin/demo
 
 .PHONY: test
-test: $(if $(SCENARIO),molecule,lint unit molecule) ## run the tests (SCENARIO=default: that one alone; and TEST=<part of a name>: on its standing hosts)
+test: $(if $(SCENARIO),molecule,lint unit compat molecule) ## run the tests (SCENARIO=default: that one alone; and TEST=<part of a name>: on its standing hosts)
 
 .PHONY: campaign
 campaign: tools ## run what repeats and lasts, and the benchmarks
@@ -33,6 +33,10 @@ lint: tools ## check the style of everything
 .PHONY: unit
 unit: tools ## test the arithmetic and the argument specifications
 	$(RUN) PYTHONPATH=.ansible/collections pytest -q tests/unit
+
+.PHONY: compat
+compat: tools ## test plugins and playbooks with every ansible-core that is supported
+	@$(RUN) bin/compat
 
 .PHONY: molecule
 molecule: tools ## converge test hosts and test them from outside

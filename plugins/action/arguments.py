@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.throat.stack.plugins.plugin_utils import arguments, plan
+from ansible_collections.throat.stack.plugins.plugin_utils import plan
 
 
 class ActionModule(ActionBase):

@@ -42,7 +42,7 @@ def is_stale(holder: str, seconds: float, me: str, alive=is_running) -> bool:
 
     holder, me: "<user>@<controller> pid <number>"; seconds: since it last took the lock.
     """
-    controller, _, pid = holder.partition(" pid ")
+    controller, _word, pid = holder.partition(" pid ")
     if controller.partition("@")[2] == me.partition(" pid ")[0].partition("@")[2] and pid.isdecimal():
         return not alive(pid)
     return seconds > EXPIRES
@@ -81,7 +81,8 @@ class ActionModule(ActionBase):
                 done = {"rc": 1, "stdout": "", "stderr": str(error)}
             if done["rc"] and options["state"] == "present":
                 raise AnsibleActionFail(
-                    f"{host} has the lock that lets one deploy at a time go on ({path}), and it cannot be taken there: {done['stderr'].strip() or done['stdout'].strip()}; "
+                    f"{host} has the lock that lets one deploy at a time go on ({path}), and it cannot be taken there: "
+                    f"{done['stderr'].strip() or done['stdout'].strip()}; "
                     "nothing was changed. Mend that and run this again"
                 )
             return done["stdout"]

@@ -1,7 +1,8 @@
-"""Filters of throat.stack: thin names for the pure functions in plugin_utils."""
+"""Filters of throat.stack: thin names for the pure functions in plugin_utils. <name>.yml beside this file documents each."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from ansible_collections.throat.stack.plugins.plugin_utils import build, databas
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)

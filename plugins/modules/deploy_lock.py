@@ -1,3 +1,4 @@
+# MIT License (see LICENSE), which the GNU General Public License version 3 of Ansible admits.
 """Documentation of the action plugin of the same name."""
 
 DOCUMENTATION = """
@@ -5,7 +6,8 @@ module: deploy_lock
 short_description: Let one deploy at a time go on
 description:
   - Takes a lock on the host for this run of ansible-playbook, or fails with a line that says who has it and since when.
-  - A run that was killed does not keep it - one on the same controller whose process is gone, and one on another that has been silent for an hour, is overridden.
+  - A run that was killed does not keep it - one on the same controller whose process is gone, and one on another that has been silent for an hour, is
+    overridden.
   - A file that does not say whose lock it is, since a disk was full or somebody has made it by hand, is a lock all the same, for an hour.
 options:
   path:

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# MIT License (see LICENSE), which the GNU General Public License version 3 of Ansible admits.
 """Look at a host once: what it is, what it has, and what its services have read."""
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ options:
   paths:
     description:
       - Further files and links to bring, wherever they are. They may be somebody else's, who keeps the date of what he copies, so that C(mtime) is when
-        such a file was changed or put there, whichever was later; of a certificate or a key without a passphrase there is a checksum of its C(public_key) as well.
+        such a file was changed or put there, whichever was later; of a certificate or a key without a passphrase there is a checksum of its
+        C(public_key) as well.
     type: list
     elements: path
     default: []
@@ -78,7 +80,8 @@ ansible_facts:
       type: dict
     postgres:
       description: >-
-        Of the running cluster "main" its C(version), C(pid) and C(port), C(loaded) (seconds since 1970 when it has last read its files), C(roles) and C(databases). Empty where none answers.
+        Of the running cluster "main" its C(version), C(pid) and C(port), C(loaded) (seconds since 1970 when it has last read its files),
+        C(roles) and C(databases). Empty where none answers.
       type: dict
     foreign_pools:
       description: Names of the databases that a PgBouncer serves which was there before this collection.
@@ -193,7 +196,7 @@ def listeners(shown: str) -> list[dict[str, object]]:
     found = []
     for line in shown.splitlines():
         words = line.split(None, 5)
-        address, _, port = words[3].rpartition(":")
+        address, _colon, port = words[3].rpartition(":")
         programs = re.findall(r'\("([^"]+)",pid=(\d+)', words[5]) if len(words) > 5 else []
         found.append({"address": address, "port": int(port), "program": programs[0][0] if programs else "", "pid": int(programs[0][1]) if programs else 0})
     return found
@@ -253,7 +256,7 @@ def main() -> None:
         """What a program says, nothing where there is no such program or it fails."""
         if module.get_bin_path(command[0]) is None:
             return ""
-        status, said, _ = module.run_command(list(command))
+        status, said, _errors = module.run_command(list(command))
         return "" if status else said
 
     def read(path: str) -> str:

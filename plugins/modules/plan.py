@@ -1,3 +1,4 @@
+# MIT License (see LICENSE), which the GNU General Public License version 3 of Ansible admits.
 """Documentation of the action plugin of the same name."""
 
 DOCUMENTATION = """

@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# MIT License (see LICENSE), which the GNU General Public License version 3 of Ansible admits.
 """Pack a directory into a reproducible archive."""
 
 from __future__ import annotations

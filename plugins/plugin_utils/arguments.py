@@ -18,9 +18,15 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 # What the examples have in place of a secret.
 PLACEHOLDER = "change-me"
 # Text of several lines.
-LINES = ("nginx_server_snippet", "pgbouncer_server_certificate", "throat_gunicorn_database_certificates", "throat_gunicorn_config", "throat_gunicorn_site_settings")
+LINES = (
+    "nginx_server_snippet",
+    "pgbouncer_server_certificate",
+    "throat_gunicorn_database_certificates",
+    "throat_gunicorn_config",
+    "throat_gunicorn_site_settings",
+)
 # How a value is written in an INI inventory, and on the command line.
-EXAMPLES = {"list": "{name}=['one', 'two'] in INI, -e '{{\"{name}\": [\"one\", \"two\"]}}'", "dict": "-e '{{\"{name}\": {{\"key\": \"value\"}}}}'"}
+WRITTEN = {"list": "{name}=['one', 'two'] in INI, -e '{{\"{name}\": [\"one\", \"two\"]}}'", "dict": "-e '{{\"{name}\": {{\"key\": \"value\"}}}}'"}
 
 
 def plain(value: Any) -> Any:
@@ -88,11 +94,11 @@ def converted(name: str, option: Mapping[str, Any], value: Any) -> tuple[Any, li
     else:
         value = structured(value)
         if isinstance(value, str) and text[:1] in ("[", "{"):
-            return None, [f"{shown} is no {kind} in YAML; write " + EXAMPLES[kind].format(name=name)]
+            return None, [f"{shown} is no {kind} in YAML; write " + WRITTEN[kind].format(name=name)]
         result = ArgumentSpecValidator({name: {**option, "required": False}}).validate({name: value})
         if result.error_messages:
             secrets = secret_values({name: option}, {name: value})
-            return None, [_masked(message, secrets) + f"; write {EXAMPLES[kind].format(name=name)}" for message in result.error_messages]
+            return None, [_masked(message, secrets) + f"; write {WRITTEN[kind].format(name=name)}" for message in result.error_messages]
         if isinstance(text, str) and option.get("elements") == "str":
             # Text is taken apart at its commas.
             result.validated_parameters[name] = [item.strip() for item in result.validated_parameters[name]]
@@ -160,7 +166,8 @@ def convert(options: Mapping[str, Any], variables: Mapping[str, Any], where: str
 def missing(options: Mapping[str, Any], values: Mapping[str, Any], where: str = "") -> list[str]:
     """Return one line for each required variable without a value."""
     return [
-        f"{name}{where}: not set, but required ({option['description'].rstrip('.')})." + (" It is a secret: keep it in a vault." if option.get("no_log") else "")
+        f"{name}{where}: not set, but required ({option['description'].rstrip('.')})."
+        + (" It is a secret: keep it in a vault." if option.get("no_log") else "")
         for name, option in options.items()
         if option.get("required") and values.get(name) in (None, "")
     ]

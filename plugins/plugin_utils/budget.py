@@ -153,7 +153,10 @@ def read_site(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
         errors += [line.replace(":", f" on {host}:", 1) for line in found]
         for entry in [] if found else complete_workers(entries):
             if "DATABASE_MAX_CONNECTIONS" in entry["environment"]:
-                errors.append(f"throat_gunicorn_workers on {host}: worker {entry['name']}: environment has DATABASE_MAX_CONNECTIONS; set database_connections instead")
+                errors.append(
+                    f"throat_gunicorn_workers on {host}: worker {entry['name']}: environment has DATABASE_MAX_CONNECTIONS; "
+                    "set database_connections instead"
+                )
             numbers = {option: int(entry.get(option, 1)) for option in ("processes", "threads", "connections")}
             workers.append(Worker(host, entry["name"], entry["class"], **numbers, pool=int(entry["database_connections"])))
 
@@ -253,7 +256,8 @@ def violations(site: Site) -> list[str]:
     for pooler in site.poolers:
         if pooler.max_client_conn is not None and pooler.clients > pooler.max_client_conn:
             lines.append(
-                f"pgbouncer_max_client_conn on {pooler.host}: {pooler.max_client_conn} is less than the {pooler.clients} connections that the workers may ask it for; "
+                f"pgbouncer_max_client_conn on {pooler.host}: {pooler.max_client_conn} is less than the {pooler.clients} connections that the workers may "
+                "ask it for; "
                 f"set it to {pooler.clients + FURTHER_CLIENTS}"
             )
     if site.pooling == "peewee":
@@ -261,18 +265,24 @@ def violations(site: Site) -> list[str]:
             where = f"throat_gunicorn_workers on {worker.host}: worker {worker.name}"
             option = "threads" if worker.kind == "sync" else "connections"
             if worker.pool < worker.each and worker.kind != "socketio":
-                lines.append(f"{where}: database_connections is {worker.pool}, less than its {option} of {worker.each}; set both to one number, or leave database_connections out")
+                lines.append(
+                    f"{where}: database_connections is {worker.pool}, less than its {option} of {worker.each}; "
+                    "set both to one number, or leave database_connections out"
+                )
             elif worker.pool < worker.each and not site.pool_timeout:
                 lines.append(
-                    f"throat_gunicorn_database_pool_timeout: 0, but worker {worker.name} on {worker.host} has {worker.each} connections and a pool of {worker.pool}: "
+                    f"throat_gunicorn_database_pool_timeout: 0, but worker {worker.name} on {worker.host} has {worker.each} connections and a pool of "
+                    f"{worker.pool}: "
                     "whoever finds it empty gets an error; set it to the seconds that one may wait, 20 for example"
                 )
     if site.max_connections is not None:
         needed = site.pooled + site.kept
         if needed > site.max_connections:
             lines.append(
-                f"postgres_max_connections{' on ' + site.server if site.server else ''}: {site.max_connections} is less than the {needed} connections that can reach the server "
-                f"({site.pooled} of the application, {site.headroom} of throat_database_headroom, {site.superuser_reserved} reserved for superusers); {_remedy(site, needed)}"
+                f"postgres_max_connections{' on ' + site.server if site.server else ''}: "
+                f"{site.max_connections} is less than the {needed} connections that can reach the server "
+                f"({site.pooled} of the application, {site.headroom} of throat_database_headroom, {site.superuser_reserved} reserved for superusers); "
+                f"{_remedy(site, needed)}"
             )
     return lines
 
@@ -296,21 +306,29 @@ def warnings(site: Site) -> list[str]:
     for worker in site.workers:
         if worker.kind == "socketio" and worker.connections < FEW_TABS:
             lines.append(
-                f"throat_gunicorn_workers on {worker.host}: worker {worker.name}: connections is {worker.connections}, and each open browser tab takes one: tab number "
+                f"throat_gunicorn_workers on {worker.host}: worker {worker.name}: "
+                f"connections is {worker.connections}, and each open browser tab takes one: tab number "
                 f"{worker.connections + 1} hangs; set it to the tabs that you expect, 1000 for example"
                 + (", and throat_database_pooling to pgbouncer, so that they do not count as database connections" if site.pooling == "none" else "")
             )
     for pooler in site.poolers:
         if pooler.default_pool_size < SMALL_POOL and site.max_connections is not None and site.wanted > site.max_connections:
             lines.append(
-                f"pgbouncer_default_pool_size on {pooler.host}: postgres_max_connections of {site.max_connections} leaves {pooler.default_pool_size} for {pooler.clients} requests at once, "
+                f"pgbouncer_default_pool_size on {pooler.host}: postgres_max_connections of {site.max_connections} leaves {pooler.default_pool_size} for "
+                f"{pooler.clients} requests at once, "
                 f"which will wait for each other; set postgres_max_connections to {site.wanted}"
             )
     if site.max_connections is not None and site.max_connections > MANY:
         advice = "lower it" if site.pooling == "pgbouncer" else f"set throat_database_pooling to pgbouncer (it is {site.pooling})"
-        lines.append(f"postgres_max_connections is {site.max_connections}: PostgreSQL runs a process for each, and more than {MANY} get in each other's way; {advice}")
+        lines.append(
+            f"postgres_max_connections is {site.max_connections}: PostgreSQL runs a process for each, and more than {MANY} get in each other's way; "
+            f"{advice}"
+        )
     if site.max_connections is None and site.workers:
-        lines.append(f"postgres_max_connections: not set, and no host is in the group postgres: make sure that your server admits {site.pooled + site.headroom} connections")
+        lines.append(
+            "postgres_max_connections: not set, and no host is in the group postgres: "
+            f"make sure that your server admits {site.pooled + site.headroom} connections"
+        )
     return lines
 
 
@@ -323,7 +341,8 @@ def table(site: Site) -> str:
     blocks: dict[tuple[tuple[str, ...], ...], list[str]] = {}
 
     def pooler_line(pooler: Pooler) -> tuple[str, ...]:
-        return ("pgbouncer", "", f"{pooler.clients} of {pooler.max_client_conn}", f"{pooler.default_pool_size} + {pooler.reserve_pool_size} reserve", str(pooler.share))
+        pool = f"{pooler.default_pool_size} + {pooler.reserve_pool_size} reserve"
+        return ("pgbouncer", "", f"{pooler.clients} of {pooler.max_client_conn}", pool, str(pooler.share))
 
     for host in dict.fromkeys(worker.host for worker in site.workers):
         lines = []
@@ -351,7 +370,10 @@ def table(site: Site) -> str:
     rows.append(("", "sum, of postgres_max_connections", "", "", "", f"{site.pooled + site.kept} of {limit}"))
 
     widths = [max(len(row[column]) for row in (HEADER, *rows)) for column in range(len(HEADER))]
-    lines = ["  ".join(cell.rjust(width) if column in (3, 5) else cell.ljust(width) for column, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in (HEADER, *rows)]
+    lines = [
+        "  ".join(cell.rjust(width) if column in (3, 5) else cell.ljust(width) for column, (cell, width) in enumerate(zip(row, widths))).rstrip()
+        for row in (HEADER, *rows)
+    ]
     return "\n".join([f"Connection budget, throat_database_pooling: {site.pooling}", "", lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 

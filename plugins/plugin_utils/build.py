@@ -74,7 +74,8 @@ def _checksum(value: Any) -> str:
 def build_inputs(arguments: Mapping[str, Any], debian: str, tools: Sequence[str], recipe: Sequence[str]) -> dict[str, str]:
     """Return what a release is made from beside its source: {what it is, in the operator's words: a checksum of it}.
 
-    arguments: of the role; debian: major version of the host that builds; tools: requirements of what builds; recipe: the files that an image is made by. Empty for somebody else's image.
+    arguments: of the role; debian: major version of the host that builds; tools: requirements of what builds; recipe: the files
+    that an image is made by. Empty for somebody else's image.
     """
     if arguments["source_type"] in ("image", "image_archive"):
         return {}
@@ -112,7 +113,8 @@ def runtime_errors(runtime: str, source_type: str, source: str, version: str, ba
     if source_type == "image":
         if version in ("", "latest"):
             lines.append(
-                f"throat_gunicorn_version: {version or 'not set'}, but an image needs a tag that stays with it; give it one of its own, or its digest (sha256:...)"
+                f"throat_gunicorn_version: {version or 'not set'}, but an image needs a tag that stays with it; "
+                "give it one of its own, or its digest (sha256:...)"
             )
         if ":" in source.rpartition("/")[2] or "@" in source:
             lines.append(f"throat_gunicorn_source: {source} ends with a tag or a digest; move that into throat_gunicorn_version")

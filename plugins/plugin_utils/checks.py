@@ -30,7 +30,11 @@ def _networks(variable: str, values: Iterable[str]) -> list[str]:
 
 def _passwords(variable: str, users: Iterable[Mapping[str, Any]]) -> list[str]:
     # PostgreSQL prepares others by SASLprep.
-    return [f"{variable}: the password of {user['name']} has characters outside ASCII, which a database role's may not; choose another" for user in users if not user["password"].isascii()]
+    return [
+        f"{variable}: the password of {user['name']} has characters outside ASCII, which a database role's may not; choose another"
+        for user in users
+        if not user["password"].isascii()
+    ]
 
 
 def postgres(arguments: Arguments) -> list[str]:
@@ -72,7 +76,8 @@ def firewall(arguments: Arguments) -> list[str]:
     both = sorted({service["port"] for service in arguments["services"]} & set(arguments["public_ports"]))
     if both:
         lines.append(
-            f"firewall_public_ports: {', '.join(map(str, both))} is in firewall_services as well, which opens it to some addresses only; take it out of one of them"
+            f"firewall_public_ports: {', '.join(map(str, both))} is in firewall_services as well, which opens it to some addresses only; "
+            "take it out of one of them"
         )
     return lines
 

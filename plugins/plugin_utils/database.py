@@ -29,8 +29,8 @@ def verifier(password: str, salt: bytes, iterations: int) -> str:
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")
-    encode = lambda raw: base64.b64encode(raw).decode()  # noqa: E731
-    return f"SCRAM-SHA-256${iterations}:{encode(salt)}${encode(stored_key)}:{encode(server_key)}"
+    shown = [base64.b64encode(raw).decode() for raw in (salt, stored_key, server_key)]
+    return "SCRAM-SHA-256${}:{}${}:{}".format(iterations, *shown)
 
 
 def redis_login(password: str) -> str:

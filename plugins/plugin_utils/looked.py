@@ -60,7 +60,8 @@ def guarded_before(files: Files, path: str, services: Sequence[Mapping[str, Any]
     """Return what a firewall of ours lets in and these services do not: [{"name", "port", "addresses"}]."""
     named = {(service["port"], _network(address)) for service in services for address in service["addresses"]}
     found: dict[int, dict[str, Any]] = {}
-    for port, address, name in re.findall(r'^\s*tcp dport (\d+) ip6? saddr (\S+) accept comment "([^"]*)"', files.get(path, {}).get("content", ""), re.MULTILINE):
+    rules = files.get(path, {}).get("content", "")
+    for port, address, name in re.findall(r'^\s*tcp dport (\d+) ip6? saddr (\S+) accept comment "([^"]*)"', rules, re.MULTILINE):
         if (int(port), _network(address)) not in named:
             found.setdefault(int(port), {"name": name, "port": int(port), "addresses": []})["addresses"].append(address)
     return list(found.values())
@@ -98,7 +99,10 @@ def look_paths(roles: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def certificate_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:
-    """Return one line for each certificate of the operator's that is missing or does not belong to its key; a server told of those would refuse all it is told."""
+    """Return one line for each certificate of the operator's that is missing or does not belong to its key.
+
+    A server told of those would refuse all it is told.
+    """
     lines = []
     for role in ("postgres", "pgbouncer", "nginx"):
         made = roles.get(role, {})
@@ -107,7 +111,10 @@ def certificate_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[st
         if missing:
             lines.append(f"nginx_tls_mode: files, but {host} has no {' and no '.join(missing)}; put it there, or choose self_signed or acme")
         elif len({facts["files"].get(path, {}).get("public_key") for path in paths} - {None, ""}) > 1:
-            lines.append(f"{role}_tls_certificate: {paths[0]} of {host} does not belong to the key {paths[1]} ({role}_tls_key); put the pair there, or name another one")
+            lines.append(
+                f"{role}_tls_certificate: {paths[0]} of {host} does not belong to the key {paths[1]} ({role}_tls_key); "
+                "put the pair there, or name another one"
+            )
     return lines
 
 
@@ -125,7 +132,8 @@ def shows_its_file(text: str) -> bool:
 def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str, builder: Mapping[str, Any]) -> list[str]:
     """Return one line for each thing on a host that was there before and stands in the way.
 
-    roles: role to its arguments, "site" to what playbooks ask; facts: what the module look returns; builder: the same of the host that builds releases, empty where that is not known.
+    roles: role to its arguments, "site" to what playbooks ask; facts: what the module look returns; builder: the same of the
+    host that builds releases, empty where that is not known.
     """
     lines: list[str] = []
 
@@ -142,7 +150,8 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
         port("pgbouncer_port", roles["pgbouncer"]["port"], "pgbouncer")
         if facts["foreign_pools"]:
             lines.append(
-                f"pgbouncer: /etc/pgbouncer/pgbouncer.ini of {host} serves {', '.join(facts['foreign_pools'])} already, and would be replaced; take it to another host, "
+                f"pgbouncer: /etc/pgbouncer/pgbouncer.ini of {host} serves {', '.join(facts['foreign_pools'])} already, and would be replaced; "
+                "take it to another host, "
                 "or name those databases in pgbouncer_databases, their roles in pgbouncer_users, and remove the file"
             )
     if "redis" in roles:
@@ -154,7 +163,8 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
     builds_for = builder.get("distribution_major_version", facts["distribution_major_version"])
     if "throat_gunicorn" in roles and roles["throat_gunicorn"]["runtime"] == "native" and builds_for != facts["distribution_major_version"]:
         lines.append(
-            f"throat_gunicorn: {host} runs Debian {facts['distribution_major_version']}, but the host that builds its release runs Debian {builds_for}, with another Python; "
+            f"throat_gunicorn: {host} runs Debian {facts['distribution_major_version']}, but the host that builds its release runs Debian {builds_for}, "
+            "with another Python; "
             "let both run the same, or set throat_gunicorn_runtime to container"
         )
     app, site = roles.get("throat_gunicorn"), roles.get("site", {}).get("name", "throat")
@@ -194,8 +204,9 @@ def unfinished_rollback(files: Files, base: str) -> list[str]:
 
 
 def rollback_choice(hosts: Sequence[Files], base: str) -> dict[str, Any]:
-    """Return where a rollback goes: {"left": the release that is served, "chosen": the one that served before, or empty, "is_resumed": whether an earlier run has begun it}.
+    """Return where a rollback goes: {"left": release, "chosen": release, "is_resumed": whether an earlier run has begun it}.
 
+    left is the one that is served, chosen the one that served before, or empty.
     hosts: the files of each host, the first of which decides. A rollback that was cut short has made some hosts serve the older release already, which
     is not to be left in turn: it is gone on with, wherever it is written down.
     """

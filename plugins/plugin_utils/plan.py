@@ -12,7 +12,7 @@ import ipaddress
 import pathlib
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -203,8 +203,9 @@ class Site:
     def redis_url(self, host: str) -> str:
         server = self.first("redis") or host
         address = "127.0.0.1" if server == host else self.addresses[server]
+        authority = f"[{address}]" if ":" in address else address
         password = self.given.get(server, {}).get("redis_password", self.secret(host, "redis_password"))
-        return f"redis://{self.value(server, 'redis_user')}:{redis_login(password or '')}@{f'[{address}]' if ':' in address else address}:{self.redis_port(server)}/0"
+        return f"redis://{self.value(server, 'redis_user')}:{redis_login(password or '')}@{authority}:{self.redis_port(server)}/0"
 
     def database(self, host: str, server: str, port: int) -> dict[str, Any]:
         """Return how a host asks a database server.
@@ -290,9 +291,12 @@ class Site:
     def secret(self, host: str, name: str) -> str | None:
         return self.given.get(host, {}).get(f"throat_{name}")
 
-    @functools.cache  # noqa: B019 (a site lives as long as its plan is made)
-    def arguments(self, host: str, role: str) -> dict[str, Any]:
-        """Return a role's arguments on a host, without the role's name in front of each."""
+    @functools.cached_property
+    def arguments(self) -> Callable[[str, str], dict[str, Any]]:
+        """What returns a role's arguments on a host, without the role's name in front of each; it works them out once."""
+        return functools.cache(self.work_out)
+
+    def work_out(self, host: str, role: str) -> dict[str, Any]:
         derived = getattr(self, f"for_{role}")(host)
         wanted = {name: derived[name] if derived.get(name) is not None else default for name, default in arguments.defaults(options(role)).items()}
         wanted |= {name: value for name, value in self.given[host].items() if name in wanted}
@@ -357,7 +361,10 @@ class Site:
             if url and not (re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/?", url) and self.url(host).hostname):
                 lines.append(f"throat_public_url: {url} is no address; write it as https://throat.example.com, without a path")
             elif _is_address(self.url(host).hostname or ""):
-                lines.append(f"throat_public_url: {url} is a number, which no certificate is for; write a name that leads to the web server, as https://throat.example.com")
+                lines.append(
+                    f"throat_public_url: {url} is a number, which no certificate is for; "
+                    "write a name that leads to the web server, as https://throat.example.com"
+                )
         lines += topology.address_errors(self.given, self.groups)
         lines += self.budget["violations"]
         for host in self.hosts:
@@ -376,7 +383,7 @@ class Site:
         origins = {"nginx_proxies": "throat_proxies", "postgres_users": "throat_database_password", "pgbouncer_users": "throat_database_password"}
         renamed = []
         for line in lines:
-            name, _, said = line.partition(":")
+            name, _colon, said = line.partition(":")
             origin = origins.get(name) if name not in self.given[host] else None
             # (The addresses that a firewall is told are refused as such.)
             if name in self.given[host] or name != "firewall_services":
@@ -389,7 +396,10 @@ class Site:
         for host in self.hosts:
             given, made = self.given[host], self.for_redis(host)
             if given.get("throat_database_pooling", "pgbouncer") == "pgbouncer":
-                lines.append("throat_database_pooling: pgbouncer, but the machine's PgBouncer belongs to the site of the configuration production; set peewee or none")
+                lines.append(
+                    "throat_database_pooling: pgbouncer, but the machine's PgBouncer belongs to the site of the configuration production; "
+                    "set peewee or none"
+                )
             if self.firewall(host) != "none":
                 lines.append(
                     f"throat_firewall: {self.firewall(host)}, but the machine's firewall belongs to the site of the configuration production; "
@@ -441,9 +451,10 @@ def read(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequen
 
 
 def make(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], needs_source: bool = True) -> dict[str, Any]:
-    """Return the plan: {"refusals": [line], "notes": [line], "budget": table, "violations": [line], "hosts": {host: {"site": what playbooks ask, role: its arguments}}}.
+    """Return the plan: {"refusals": [line], "notes": [line], "budget": table, "violations": [line], "hosts": {host: its part}}.
 
-    Where there are refusals, "hosts" is empty; "violations" are those of them that say which connections do not fit.
+    The part of a host is {"site": what playbooks ask, role: its arguments}. Where there are refusals, "hosts" is empty;
+    "violations" are those of them that say which connections do not fit.
     needs_source: whether the run builds a release, so that a source that is not there is refused.
     """
     site, lines = read(variables, groups, needs_source)

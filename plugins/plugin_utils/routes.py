@@ -66,7 +66,7 @@ def rule_location(rule: str) -> str:
     """Return what stands between "location" and "{" for a rule: exact without converters, else an anchored regular expression."""
     if "<" not in rule:
         return f"= {rule}"
-    return '~ "^/' + "/".join(pattern for _, pattern in _segments(rule)) + '$"'
+    return '~ "^/' + "/".join(pattern for _rank, pattern in _segments(rule)) + '$"'
 
 
 def async_locations(
@@ -90,7 +90,7 @@ def async_locations(
     kept = [name for name in others if name not in gevent and (name in named or any(_overlap(_segments(name), captor) for captor in captors))]
 
     def preference(name: str) -> tuple[Any, ...]:
-        return ("<" in name, [rank for rank, _ in _segments(name)], name)
+        return ("<" in name, [rank for rank, _pattern in _segments(name)], name)
 
     locations = []
     for name in sorted([*gevent, *kept], key=preference):

@@ -51,7 +51,8 @@ def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
             told = roles["throat_gunicorn"]
             for entry in workers.complete_workers(told["workers"], told["listen_address"], told["listen_port"], roles["site"]["name"]):
                 amount = f"{entry['processes']} x {entry['threads']}" if entry["class"] == "sync" else f"{entry['processes']} x {entry['connections']}"
-                rows.append((host, f"worker {entry['name']} ({entry['class']}, {amount})", entry["listen"], local if entry["listen"].startswith("/") else "web servers"))
+                asked_by = local if entry["listen"].startswith("/") else "web servers"
+                rows.append((host, f"worker {entry['name']} ({entry['class']}, {amount})", entry["listen"], asked_by))
         for role, clients in (("pgbouncer", "client_networks"), ("postgres", None), ("redis", None)):
             if role not in roles:
                 continue
@@ -79,7 +80,8 @@ def plan_text(made: Mapping[str, Any]) -> str:
     """Return a plan for people: addresses, listeners, connections, proxies, certificate and release."""
     data = plan_data(made)
     first = next(iter(data["hosts"].values()))
-    parts = [f"Site {first['site']['name']} at {first['site']['public_url']}", "\n".join(table([("host", "service", "listens at", "for"), *listeners(data["hosts"])])), data["budget"]]
+    rows = [("host", "service", "listens at", "for"), *listeners(data["hosts"])]
+    parts = [f"Site {first['site']['name']} at {first['site']['public_url']}", "\n".join(table(rows)), data["budget"]]
     web = next((roles["nginx"] for roles in data["hosts"].values() if "nginx" in roles), None)
     app = next((roles["throat_gunicorn"] for roles in data["hosts"].values() if "throat_gunicorn" in roles), None)
     if web:
@@ -89,7 +91,7 @@ def plan_text(made: Mapping[str, Any]) -> str:
         kept = {"none": "none, TLS ends in front of nginx", "files": f"{web['tls_certificate']}, put there by the operator"}
         parts.append("Certificate: " + kept.get(web["tls_mode"], f"{web['tls_mode']} for {web['server_name']}"))
     if app:
-        parts.append(f"Release: {app['source_type']} {app['source']} {app['version'] if app['source_type'] != 'directory' else ''}".rstrip() + f", in the runtime {app['runtime']}")
+        version = app["version"] if app["source_type"] != "directory" else ""
+        parts.append(f"Release: {app['source_type']} {app['source']} {version}".rstrip() + f", in the runtime {app['runtime']}")
     parts.append("Secrets: " + ", ".join(f"{name} set" for name in plan.SECRETS))
     return "\n\n".join([*parts, *(f"Note: {line}" for line in data["notes"])])
-

@@ -104,7 +104,8 @@ def private_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
         address = ipaddress.ip_address(addresses[host])
         if not any(address in ipaddress.ip_network(network) for network in networks if ipaddress.ip_network(network).version == address.version):
             lines.append(
-                f"throat_address of {host}: {address} is in none of throat_private_networks ({', '.join(networks)}), and what nginx, the workers and Redis say to each other "
+                f"throat_address of {host}: {address} is in none of throat_private_networks ({', '.join(networks)}), and what nginx, "
+                "the workers and Redis say to each other "
                 "is not encrypted; set it to the host's address in a private network (a VLAN, WireGuard), or name that network there"
             )
     return lines
@@ -119,9 +120,8 @@ def app_workers(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, 
     found = {}
     # Without application hosts in the inventory, a web server asks workers beside it.
     for host in groups.get("throat_gunicorn") or groups.get("nginx", ())[:1]:
-        entries, address, port, config = (
-            hostvars[host].get(name, defaults[name]) for name in (f"throat_gunicorn_{option}" for option in ("workers", "listen_address", "listen_port", "config_name"))
-        )
+        names = [f"throat_gunicorn_{option}" for option in ("workers", "listen_address", "listen_port", "config_name")]
+        entries, address, port, config = (hostvars[host].get(name, defaults[name]) for name in names)
         reached = addresses[host] if set(groups.get("nginx", ())) - {host} else ""
         found[host] = complete_workers(entries, address or reached, port, site_name(config))
     return found
@@ -132,10 +132,12 @@ def guarded_services(
 ) -> list[dict[str, Any]]:
     """Return the TCP ports of a host that only some other hosts need: [{"name", "port", "addresses"}].
 
-    tiers: groups of the host; ports: tier to port; clients: tier to the hosts that ask it; addresses: host to IP address; workers: completed entries of the host.
+    tiers: groups of the host; ports: tier to port; clients: tier to the hosts that ask it; addresses: host to IP address;
+    workers: completed entries of the host.
     """
     listening = [(tier, port, tier) for tier, port in ports.items() if tier in tiers]
-    listening += [(f"throat-{entry['name']}", entry["listen"].rpartition(":")[2], "throat_gunicorn") for entry in workers if not entry["listen"].startswith("/")]
+    ported = [entry for entry in workers if not entry["listen"].startswith("/")]
+    listening += [(f"throat-{entry['name']}", entry["listen"].rpartition(":")[2], "throat_gunicorn") for entry in ported]
     return [{"name": name, "port": int(port), "addresses": [addresses[client] for client in clients[tier]]} for name, port, tier in listening]
 
 

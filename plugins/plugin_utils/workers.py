@@ -43,7 +43,8 @@ def complete_workers(workers: Sequence[Mapping[str, Any]], address: str = "", po
     for worker in workers:
         host = f"[{address}]" if ":" in address else address
         number = CLASSES.index(worker["class"]) + len(CLASSES) * sum(entry["class"] == worker["class"] for entry in completed)
-        entry = {"listen": f"{host}:{int(port) + number}" if address else f"/run/{site}/{worker['name']}.sock", "socket": f"{site}-{worker['name']}", "environment": {}, **DEFAULTS[worker["class"]]}
+        listen = f"{host}:{int(port) + number}" if address else f"/run/{site}/{worker['name']}.sock"
+        entry = {"listen": listen, "socket": f"{site}-{worker['name']}", "environment": {}, **DEFAULTS[worker["class"]]}
         entry.update({key: value for key, value in worker.items() if value is not None})
         served = int(entry["threads"] if entry["class"] == "sync" else entry["connections"])
         entry.setdefault("database_connections", min(served, SOCKETIO_POOL) if entry["class"] == "socketio" else served)
@@ -86,7 +87,8 @@ def socket_errors(workers: Sequence[Mapping[str, Any]], files: Mapping[str, Mapp
         for unit, listen in open_sockets(files, site).items():
             if listen == worker["listen"] and re.sub(r"_\d+$", "", unit) != f"{site}-{worker['name']}":
                 lines.append(
-                    f"throat_gunicorn_workers: worker {worker['name']}: {listen} of {host} is where {unit}.socket listens, which nginx asks until it has been told of "
+                    f"throat_gunicorn_workers: worker {worker['name']}: {listen} of {host} is where {unit}.socket listens, "
+                    "which nginx asks until it has been told of "
                     "the change; set throat_gunicorn_listen_port to another one, ten further on for example, or give this worker a listen of its own"
                 )
     return lines
@@ -164,7 +166,12 @@ def units(workers: Sequence[Mapping[str, Any]], site: str = "throat", runtime: s
 
 
 def worker_states(
-    workers: Sequence[Mapping[str, Any]], modified: Mapping[str, float], configs: Sequence[str], current: float, rewritten: Sequence[str] = (), site: str = "throat"
+    workers: Sequence[Mapping[str, Any]],
+    modified: Mapping[str, float],
+    configs: Sequence[str],
+    current: float,
+    rewritten: Sequence[str] = (),
+    site: str = "throat",
 ) -> dict[str, str]:
     """Return what each worker needs: {name: "restarted", "reloaded" or "started"}.
 

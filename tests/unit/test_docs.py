@@ -1,10 +1,14 @@
 """What the documentation says there is: links, make targets, playbooks, variables, and inventories that can be planned. No host, no network."""
 
+import inspect
+import json
 import pathlib
 import re
+import subprocess
 
 import pytest
 import yaml
+from ansible_collections.throat.stack.plugins.filter import stack
 from ansible_collections.throat.stack.plugins.plugin_utils import plan
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -158,3 +162,45 @@ def test_second_site_fits_beside_the_first():
     first = plan.make(*read(given, {**SECRETS, "throat_database_headroom": 30}))
     assert first["refusals"] == []
     assert "58 of 100" in first["budget"] and "58 of 100" in plan.make(variables, groups)["budget"]
+
+
+def test_supported_versions_of_ansible_are_the_same_everywhere():
+    oldest, *others = subprocess.run([ROOT / "bin/ensure-ansible"], check=True, capture_output=True, text=True).stdout.split()
+    said = f"Your ansible-core must be {', '.join([oldest, *others[:-1]])} or {others[-1]}."
+    assert said in (ROOT / "docs/first-site.md").read_text()
+    for meta in ROOT.glob("roles/*/meta/main.yml"):
+        assert yaml.safe_load(meta.read_text())["galaxy_info"]["min_ansible_version"] == oldest
+
+
+def documented(kind, names):
+    """What ansible-doc says of plugins of a kind, by name."""
+    command = ["ansible-doc", "--json", "--type", kind, *(f"throat.stack.{name}" for name in sorted(names))]
+    said = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    return {name.removeprefix("throat.stack."): content for name, content in said.items()}
+
+
+@pytest.mark.parametrize(("kind", "directory"), [("module", "plugins/modules"), ("role", "roles")])
+def test_ansible_doc_knows_every(kind, directory):
+    names = {path.stem for path in (ROOT / directory).iterdir() if not path.name.startswith("_")}
+    assert set(documented(kind, names)) == names
+
+
+def test_ansible_doc_says_of_every_filter_what_its_function_takes():
+    functions = stack.FilterModule().filters()
+    pages = documented("filter", functions)
+    assert set(pages) == set(functions) == {path.stem for path in (ROOT / "plugins/filter").glob("*.yml")}
+    for name, function in functions.items():
+        doc = pages[name]["doc"]
+        first, *others = inspect.signature(function).parameters.values()
+        assert doc.get("positional", "") == ", ".join(other.name for other in others), name
+        assert set(doc["options"]) == {"_input", *(other.name for other in others)}, name
+        for other in others:
+            option = doc["options"][other.name]
+            needed = other.default is inspect.Parameter.empty
+            assert option.get("required", False) == needed, (name, other.name)
+            assert needed or option["default"] == (list(other.default) if isinstance(other.default, tuple) else other.default), (name, other.name)
+
+
+def test_lines_of_code_are_no_longer_than_ansible_test_allows():
+    shipped = [path for directory in ("plugins", "roles") for path in (ROOT / directory).rglob("*.py")]
+    assert not [f"{name_of(path)}: {line}" for path in shipped for line in path.read_text().splitlines() if len(line) > 160]

@@ -80,4 +80,4 @@ def test_ansible_core_that_is_too_old_is_refused(run_site):
     collections = f"{ROOT / '.ansible/collections'}:{pathlib.Path(ansible.__file__).parents[1]}"
     run = run_site(check=False, program=old / "bin/ansible-playbook", env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": collections})
     assert run.returncode != 0 and run.changed == 0
-    assert "ansible-core is 2.18." in run.said and "but throat.stack needs 2.19 or later" in run.said
+    assert "ansible-core is 2.18." in run.said and "but throat.stack needs 2.19.0 or later" in run.said

@@ -72,11 +72,11 @@ class Worker:
 
     def answer_door(self) -> None:
         """Give gunicorn the socket, or learn that it serves."""
-        visitor, _ = self.door.accept()
+        visitor, _address = self.door.accept()
         with visitor:
             visitor.settimeout(5)
             with contextlib.suppress(OSError):
-                name, _, said = visitor.recv(1024).decode().partition(" ")
+                name, _space, said = visitor.recv(1024).decode().partition(" ")
                 if said == "socket":
                     socket.send_fds(visitor, [b"socket"], self.listeners)
                 elif said == "serves" and name in self.containers:
@@ -147,7 +147,8 @@ class Worker:
 
 def remove_containers() -> None:
     """Those of a supervisor that was killed; they would go on serving."""
-    left = subprocess.run(["docker", "ps", "--all", "--quiet", "--filter", f"label=throat.unit={UNIT}"], check=True, capture_output=True, text=True).stdout.split()
+    listing = ["docker", "ps", "--all", "--quiet", "--filter", f"label=throat.unit={UNIT}"]
+    left = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
     if left:
         subprocess.run(["docker", "rm", "--force", *left], check=True, stdout=subprocess.DEVNULL)
 

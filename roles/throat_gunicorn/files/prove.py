@@ -13,7 +13,7 @@ sys.path.insert(0, os.getcwd())
 from throat_prod import app
 
 if sys.argv[1] == "routes":
-    sys.exit(subprocess.run([sys.executable, "throat.py", "route", "list"]).returncode)
+    sys.exit(subprocess.run([sys.executable, "throat.py", "route", "list"], check=False).returncode)
 answer = app.test_client().get("/all/new", headers={"X-Forwarded-For": "127.0.0.1"})
 if answer.status_code != 200:
     sys.exit(f"/all/new answers {answer.status}")

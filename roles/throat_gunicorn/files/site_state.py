@@ -136,18 +136,21 @@ def migrate(connection, database):
             cursor.execute("SELECT pg_advisory_lock(hashtext('throat.stack migrations'))")
         except psycopg2.errors.LockNotAvailable:
             sys.exit(f"Another deploy has been migrating this database for {LOCK_TIMEOUT}. Wait until it ends, and run this again.")
-        _, pending, foreign = history(cursor)
+        _seen, pending, foreign = history(cursor)
         if pending and foreign:
-            sys.exit(f"The database has been changed by {', '.join(foreign)}, which this release does not have: Throat applies no others then. Deploy one that has them.")
+            sys.exit(
+                f"The database has been changed by {', '.join(foreign)}, which this release does not have: "
+                "Throat applies no others then. Deploy one that has them."
+            )
         if pending:
             # The application takes each variable DATABASE_<KEY> as a setting; here, those of the server itself. A migration may take as long as it needs.
             server = {f"DATABASE_{key.upper()}": str(database[key]) for key in ("host", "port", "password", "sslmode", "sslrootcert") if database.get(key)}
             done = subprocess.run(
                 [sys.executable, "throat.py", "migration", "apply"],
                 env={**os.environ, **server, "DATABASE_APPLICATION_NAME": f"{database['dbname']}-migration", "PGOPTIONS": "-c statement_timeout=0"},
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
             )
-            _, left, _ = history(cursor)
+            left = history(cursor)[1]
             if done.returncode or left:
                 applied = ", ".join(name for name in pending if name not in left) or "none"
                 sys.exit(f"{done.stdout.strip()}\nMigration {left[0] if left else pending[-1]} failed; applied before it: {applied}.")
