@@ -52,6 +52,25 @@ def draw(scenario, workers, release):
     return pick
 
 
+# Where the walk has ended.
+WALKED = {}
+# Files and listeners of the stack; without what is random on each host, and what names a moment.
+STATE = r"""
+cd /etc; find throat nginx pgbouncer redis postgresql systemd/system tmpfiles.d sysctl.d throat-firewall.nft -type f -not -name '*.pem' -not -name '*.operator' \
+  | sort | while read -r file; do echo "$file $(sed 's/#[0-9a-f]\{64\}//g' "$file" | sha256sum)"; done
+systemctl list-unit-files --no-legend --no-pager | awk '{print $1, $2}' | grep -E 'throat|nginx|redis|pgbouncer|postgresql'
+ss -Hltn | awk '{print $4}' | sort -u
+readlink /opt/throat/current; nft list table inet throat 2>/dev/null
+runuser -u postgres -- psql -Atc "SELECT rolname, rolsuper, rolconfig FROM pg_authid WHERE rolname !~ '^pg_'" -c "SELECT datname, datacl FROM pg_database ORDER BY 1" -c "SELECT name, setting FROM pg_settings WHERE source = 'configuration file' ORDER BY 1" 2>/dev/null
+true
+"""
+
+
+def state() -> dict[str, list[str]]:
+    """What both hosts are, in lines."""
+    return {host: subprocess.run(["docker", "exec", host, "bash", "-c", STATE], check=True, capture_output=True, text=True).stdout.splitlines() for host in (APP, DB)}
+
+
 @pytest.mark.parametrize("steps", STEPS)
 def test_each_inventory_follows_the_other_and_nobody_notices(run_site, scenario, draw, visitors, tmp_path, steps):
     seed = int(os.environ.get("TEST_SEED") or random.randrange(10**6))
@@ -74,5 +93,17 @@ def test_each_inventory_follows_the_other_and_nobody_notices(run_site, scenario,
         assert again.changed == 0, again.output[-4000:]
         assert visitors.failed() == [], [visit for visit in visitors.visits if visit.failure]
     assert visitors.tabs_are_open()
-    # Back to where other tests begin.
+    WALKED.update(inventory=tmp_path, state=state())
+
+
+@pytest.mark.campaign
+def test_site_that_has_lived_is_as_a_fresh_one_of_its_last_inventory(run_site):
+    subprocess.run(["docker", "rm", "--force", "--volumes", APP, DB], check=True, capture_output=True)
+    for playbook in ("molecule/shared/create.yml", "molecule/tiers/prepare.yml", "playbooks/site.yml"):
+        run_site(inventory=WALKED["inventory"], playbook=playbook)
+    assert state() == WALKED["state"]
+
+
+def test_tests_that_follow_find_the_inventory_as_ever(run_site):
     run_site()
+    assert run_site().changed == 0
