@@ -111,8 +111,8 @@ def reaches(source: str, target: str, port: int) -> bool:
 @pytest.mark.parametrize(
     ("target", "port", "allowed"),
     [
-        (APPS[1], 5000, {WEB[0], WEB[1]}),
-        (APPS[1], 5002, {WEB[0], WEB[1]}),
+        (APPS[1], 5010, {WEB[0], WEB[1]}),
+        (APPS[1], 5012, {WEB[0], WEB[1]}),
         (REDIS, 6379, set(APPS)),
         (POOLER, 6432, set(APPS)),
         (DATABASE, 5432, {*APPS, POOLER}),
