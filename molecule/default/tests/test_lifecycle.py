@@ -137,18 +137,32 @@ KILLED = {
 }  # fmt: skip
 
 
-def test_service_learns_of_its_file_although_the_run_died_right_after_writing_it(host, run_site, scenario, restarted, secrets, answers_again):
-    changed, environment = {}, {**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
+@pytest.fixture
+def run_until(scenario):
+    """Run the site and kill the run, as the kernel would, right after a changed task that is wanted: a function of its role and its number. Returns whether it came to that."""
+
+    def run(variables: dict, wanted) -> bool:
+        command = ["ansible-playbook", "-i", str(scenario / "inventory"), "playbooks/site.yml", "-e", json.dumps(variables)]
+        environment = {**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+            role, number = "", 0
+            for line in run.stdout:
+                if line.startswith("TASK ["):
+                    role = line.partition("throat.stack.")[2].partition(" ")[0]
+                elif line.startswith("changed: ["):
+                    number += 1
+                    if wanted(role, number):
+                        os.killpg(run.pid, signal.SIGKILL)
+        return run.returncode == -signal.SIGKILL
+
+    return run
+
+
+def test_service_learns_of_its_file_although_the_run_died_right_after_writing_it(host, run_site, run_until, restarted, secrets, answers_again):
+    changed = {}
     for role, (variables, ask, said, units) in KILLED.items():
         changed |= variables
-        command = ["ansible-playbook", "-i", str(scenario / "inventory"), "playbooks/site.yml", "-e", json.dumps(changed)]
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
-            task = ""
-            for line in run.stdout:
-                task = line if line.startswith("TASK [") else task
-                if line.startswith("changed: [") and f"throat.stack.{role} : " in task:
-                    os.killpg(run.pid, signal.SIGKILL)
-        assert run.returncode == -signal.SIGKILL, f"nothing of {role} was changed"
+        assert run_until(changed, lambda at, number, role=role: at == role), f"nothing of {role} was changed"
         question = ask.format(**secrets)
         assert host.run(question).stdout.strip() != said
         again = run_site(changed)
@@ -158,6 +172,40 @@ def test_service_learns_of_its_file_although_the_run_died_right_after_writing_it
     assert run_site(changed).changed == 0
     run_site()
     assert run_site().changed == 0
+
+
+@pytest.mark.campaign
+def test_run_that_is_killed_after_any_change_is_made_good_by_the_next(host, run_site, run_until, restarted, secrets, answers_again):
+    """Two sets of values take turns; each run towards the other one dies one change later than the last did."""
+    sets = [
+        {"postgres_settings": {"work_mem": f"{value}MB"}, "pgbouncer_default_pool_size": value, "redis_maxmemory_mb": 200 + value, "nginx_client_max_body_size": f"{value}m",
+         "throat_firewall": "host", "firewall_public_ports": [80, 8444, 9000 + value], "throat_redis_password": f"password-{value}",
+         "throat_gunicorn_config": {"site": {"title": f"walk {value}"}}}
+        for value in (2, 4)
+    ]  # fmt: skip
+    run_site(sets[0])
+    for number in range(1, 40):
+        value, variables = (4, sets[1]) if number % 2 else (2, sets[0])
+        died = run_until(variables, lambda role, at, number=number: at == number)
+        run_site(variables)
+        answers_again(20)
+        login = f"redis-cli --no-auth-warning --user throat --pass password-{value} info memory | tr -d '\\r' | grep ^maxmemory: | cut -d: -f2"
+        found = {
+            "work_mem": host.check_output("su postgres -c 'psql -Atc \"SHOW work_mem\"'"),
+            "default_pool_size": host.check_output("su postgres -c \"psql -At -p 6432 -U pgbouncer pgbouncer -c 'SHOW CONFIG'\" | grep ^default_pool_size | cut -d'|' -f2"),
+            "maxmemory": host.check_output(login),
+            "body": host.check_output("head -c 3000000 /dev/zero | curl -sko /dev/null -w '%%{http_code}' --data-binary @- https://localhost:8444/all/new") == "413",
+            "firewall": host.run(f"nft list table inet throat | grep -c 900{value}").stdout.strip(),
+            "title": host.check_output("grep -c 'walk %s' /etc/throat/config.yaml", str(value)),
+        }
+        wanted = {"work_mem": f"{value}MB", "default_pool_size": str(value), "maxmemory": str((200 + value) << 20), "body": value == 2, "firewall": "1", "title": "1"}
+        print(f"killed after change {number}: {died}; {found}")
+        assert found == wanted and "postgresql@17-main" not in restarted()
+        assert run_site(variables).changed == 0
+        if not died:
+            break
+    assert not died and number > 8
+    run_site()
 
 
 def test_check_mode_tells_what_would_be_done_to_the_sites_database(run_site):
@@ -192,15 +240,6 @@ def test_changed_database_password_replaces_the_old_one(host, run_site, restarte
     run_site()
     assert [query(host, password, port) for password in (old, new) for port in (5432, 6432)] == [True, True, False, False]
     answers_again(5)
-
-
-def test_changed_pool_size_reloads_the_pooler(host, run_site, restarted):
-    show = "su postgres -c \"psql -At -p 6432 -U pgbouncer pgbouncer -c 'SHOW CONFIG'\" | grep ^default_pool_size"
-    run_site({"pgbouncer_default_pool_size": 13}, "--tags", "pgbouncer")
-    assert "|13|" in host.check_output(show)
-    assert restarted() == set()
-    run_site({}, "--tags", "pgbouncer")
-    assert "|13|" not in host.check_output(show)
 
 
 def test_installed_artifact_works_outside_the_checkout(tmp_path, scenario, run_site):
