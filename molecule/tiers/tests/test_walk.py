@@ -29,6 +29,7 @@ def draw(scenario, workers, release):
         "Redis": {"beside the application": {"redis": APP}, "beside the database": {"redis": DB}},
         "workers": {"as ever": workers, "one renamed": renamed, "one more": doubled},
         "Redis' password": {"first": "walk-1", "second": "walk+2/="},
+        "PostgreSQL": {"as ever": {}, "a setting that needs a restart": {"max_worker_processes": "9"}},
         "release": {"first": release({"app/views.py": "\n# first\n"}, "first"), "second": release({"app/views.py": "\n# second\n"}, "second")},
     }
     base = yaml.safe_load((scenario / "inventory/hosts.yml").read_text())
@@ -43,6 +44,7 @@ def draw(scenario, workers, release):
             "vars": {
                 "throat_database_pooling": pooling,
                 "throat_gunicorn_workers": choices["workers"][chosen["workers"]],
+                "postgres_settings": choices["PostgreSQL"][chosen["PostgreSQL"]],
                 "throat_redis_password": choices["Redis' password"][chosen["Redis' password"]],
                 "throat_gunicorn_source": choices["release"][chosen["release"]],
             },
