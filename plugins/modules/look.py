@@ -83,6 +83,9 @@ ansible_facts:
         Of the running cluster "main" its C(version), C(pid) and C(port), C(loaded) (seconds since 1970 when it has last read its files),
         C(roles) and C(databases). Empty where none answers.
       type: dict
+    debian_postgres:
+      description: Major version of the distribution's PostgreSQL, empty where it is not known.
+      type: str
     foreign_pools:
       description: Names of the databases that a PgBouncer serves which was there before this collection.
       type: list
@@ -219,6 +222,8 @@ def services(shown: str, booted: float) -> dict[str, dict[str, object]]:
     return found
 
 
+# Of each Debian, the major version of its PostgreSQL, by which its packages name the cluster.
+POSTGRES = {"12": "15", "13": "17"}
 PROPERTIES = "Id,SubState,UnitFileState,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic,NeedDaemonReload"
 
 
@@ -301,6 +306,7 @@ def main() -> None:
     memory = re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo"))
     facts = {
         **platform(read("/etc/os-release")),
+        "debian_postgres": POSTGRES.get(platform(read("/etc/os-release"))["distribution_major_version"], ""),
         "memtotal_mb": int(memory[1]) // 1024 if memory else 0,
         "mounts": [{"mount": line.split()[1]} for line in read("/proc/mounts").splitlines()],
         "has_ipv6": bool(read("/proc/net/if_inet6")),

@@ -146,6 +146,16 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
 
     if "postgres" in roles and roles["postgres"]["server_settings"]:
         port("postgres_port", roles["postgres"]["port"], "postgres", facts["postgres"].get("pid", 0))
+    if "postgres" in roles:
+        begin = block_marker(roles["postgres"]["site"]).format(mark="BEGIN")
+        # (A cluster that was brought over keeps its files: the new one has the block as well.)
+        clusters = {path: found for path, found in facts["files"].items() if path.endswith("/main/pg_hba.conf")}
+        ours, new = [path.split("/")[3] for path, found in clusters.items() if begin in found.get("content", "")], facts["debian_postgres"]
+        if ours and new not in ours:
+            lines.append(
+                f"postgres: the database of the site is in PostgreSQL {max(ours)} of {host}, but this Debian has {new}, whose cluster is empty; "
+                f"close the site, bring it over (pg_dropcluster --stop {new} main, if there is one, then pg_upgradecluster {max(ours)} main), and run this again"
+            )
     if "pgbouncer" in roles:
         port("pgbouncer_port", roles["pgbouncer"]["port"], "pgbouncer")
         if facts["foreign_pools"]:

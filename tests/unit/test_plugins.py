@@ -617,16 +617,20 @@ FACTS = {
     "postgres": {},
     "foreign_pools": [],
     "distribution_major_version": "13",
+    "debian_postgres": "17",
     "files": {"/c": {"public_key": "1"}, "/k": {"public_key": "1"}, "/other": {"public_key": "2"}, "/closed": {"public_key": ""}},
 }
+
+
+OURS = {"content": "# BEGIN throat.stack: made by Ansible, edits are lost\n"}
 
 
 @pytest.mark.parametrize(
     ("roles", "facts", "said"),
     [
-        ({"postgres": {"server_settings": True, "port": 5432}}, {}, ["postgres_port: 5432 of db1 is taken by another postgres (process 11); stop that, or set another port"]),
-        ({"postgres": {"server_settings": True, "port": 5432}}, {"postgres": {"pid": 11}}, []),
-        ({"postgres": {"server_settings": True, "port": 5433}}, {"postgres": {"pid": 11}}, []),
+        ({"postgres": {"server_settings": True, "site": "throat", "port": 5432}}, {}, ["postgres_port: 5432 of db1 is taken by another postgres (process 11); stop that, or set another port"]),
+        ({"postgres": {"server_settings": True, "site": "throat", "port": 5432}}, {"postgres": {"pid": 11}}, []),
+        ({"postgres": {"server_settings": True, "site": "throat", "port": 5433}}, {"postgres": {"pid": 11}}, []),
         ({"nginx": {"http_port": 80, "https_port": 443, "tls_mode": "none"}}, {}, ["nginx_http_port: 80 of db1 is taken by apache2 (process 12); stop that, or set another port"]),
         ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "acme", "tls_certificate": "/c", "tls_key": "/none"}}, {}, []),
         ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files", "tls_certificate": "/c", "tls_key": "/k"}}, {}, []),
@@ -642,9 +646,15 @@ FACTS = {
         ),
         ({"pgbouncer": {"port": 6432, "tls_certificate": "/c", "tls_key": "/other"}}, {}, ["pgbouncer_tls_certificate: /c of db1 does not belong to the key /other"]),
         # A key with a passphrase cannot be compared, and what a package will bring is not there yet.
-        ({"postgres": {"server_settings": False, "tls_certificate": "/c", "tls_key": "/closed"}, "pgbouncer": {"port": 6432, "tls_certificate": "/none", "tls_key": "/none"}}, {}, []),
+        ({"postgres": {"server_settings": False, "site": "throat", "tls_certificate": "/c", "tls_key": "/closed"}, "pgbouncer": {"port": 6432, "tls_certificate": "/none", "tls_key": "/none"}}, {}, []),
         ({"pgbouncer": {"port": 6432}}, {"foreign_pools": ["shop"]}, ["pgbouncer: /etc/pgbouncer/pgbouncer.ini of db1 serves shop already"]),
         ({"redis": {"port": 6379}}, {}, []),
+        (
+            {"postgres": {"server_settings": False, "site": "throat"}},
+            {"files": {"/etc/postgresql/15/main/pg_hba.conf": OURS, "/etc/postgresql/17/main/pg_hba.conf": {"content": "local all all peer\n"}}},
+            ["postgres: the database of the site is in PostgreSQL 15 of db1, but this Debian has 17, whose cluster is empty; close the site, bring it over (pg_dropcluster"],
+        ),
+        ({"postgres": {"server_settings": False, "site": "throat"}}, {"files": {f"/etc/postgresql/{version}/main/pg_hba.conf": OURS for version in (15, 17)}}, []),
         ({"site": {"apps": []}, "throat_gunicorn": {"runtime": "native"}}, {"distribution_major_version": "12"}, ["throat_gunicorn: db1 runs Debian 12, but the host that builds its release runs Debian 13"]),
         ({"site": {"apps": []}, "throat_gunicorn": {"runtime": "container"}}, {"distribution_major_version": "12"}, []),
     ],
