@@ -154,7 +154,8 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
         if ours and new not in ours:
             lines.append(
                 f"postgres: the database of the site is in PostgreSQL {max(ours)} of {host}, but this Debian has {new}, whose cluster is empty; "
-                f"close the site, bring it over (pg_dropcluster --stop {new} main, if there is one, then pg_upgradecluster {max(ours)} main), and run this again"
+                f"close the site, bring it over (pg_dropcluster --stop {new} main, if there is one, then pg_upgradecluster {max(ours)} main), "
+                "and run this again"
             )
     if "pgbouncer" in roles:
         port("pgbouncer_port", roles["pgbouncer"]["port"], "pgbouncer")
