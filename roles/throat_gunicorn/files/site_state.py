@@ -151,7 +151,8 @@ def migrate(connection, database):
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
             )
             left = history(cursor)[1]
-            if done.returncode or left:
+            # The database says what was applied: gevent 22 and Python 3.11 now and then crash as they end, with all done.
+            if done.returncode > 0 or left:
                 applied = ", ".join(name for name in pending if name not in left) or "none"
                 sys.exit(f"{done.stdout.strip()}\nMigration {left[0] if left else pending[-1]} failed; applied before it: {applied}.")
     return {"applied": pending}
