@@ -52,7 +52,7 @@ def test_closed_site_answers_503_and_nothing_else(run_site, visitor, browser, ur
 
 
 def test_operators_address_sees_the_closed_site(run_site, browser, url, on_host):
-    addresses = {"nginx_maintenance_addresses": ["127.0.0.1/32"]}
+    addresses = {"nginx_maintenance_addresses": ["127.0.0.1/32", "::1/128"]}
     run_site(addresses, "--tags", "nginx")
     run_site(addresses, "-e", "maintenance=on", playbook="playbooks/maintenance.yml")
     assert browser.get(f"{url}/").status_code == 503

@@ -58,7 +58,7 @@ def test_forged_address_neither_reaches_the_app_nor_escapes_the_rate_limit(brows
 
 def test_load_balancer_learns_by_any_name_whether_each_worker_class_answers(browser, url, on_host):
     asked = [(browser, f"{scheme}/throat-health", name) for scheme in (url, url.replace("localhost", "127.0.0.1")) for name in ("localhost", "other.example.com", "127.0.0.1")]
-    in_the_clear = "curl --silent --output /dev/null --write-out '%{http_code} ' --header 'Host: x' http://127.0.0.1/throat-health http://localhost/throat-health"
+    in_the_clear = "curl --silent --output /dev/null --output /dev/null --write-out '%{http_code} ' --header 'Host: x' http://127.0.0.1/throat-health http://localhost/throat-health"
 
     def answers() -> set[int]:
         return {session.get(address, headers={"Host": name}).status_code for session, address, name in asked} | set(map(int, on_host(in_the_clear).split()))
