@@ -35,7 +35,7 @@ def test_challenge_that_cannot_be_reached_is_explained(acme, run_acme):
     assert "No certificate was asked for: http://site.example.com/.well-known/acme-challenge/throat-check does not lead to this host" in run.said
     assert "Let the name site.example.com resolve to throat-stack-acme" in run.said
     # The site is up meanwhile, and the authority was not asked.
-    assert "CN = site.example.com" in issuer(acme)
+    assert "CN=site.example.com" in issuer(acme).replace(" ", "")
     assert not acme.file("/etc/letsencrypt/live").exists
 
 
