@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import build, database, looked, plan, routes, shown, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import build, database, looked, move, plan, routes, shown, workers
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,6 +53,8 @@ class FilterModule:
             looked.rollback_choice,
             looked.unfinished_rollback,
             looked.shows_its_file,
+            move.move_errors,
+            move.old_site,
             plan.platform_errors,
             routes.async_locations,
             routes.parse_route_list,

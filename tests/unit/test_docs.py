@@ -21,8 +21,8 @@ PAGES = [
 ]
 OWNERS = ("site", *plan.ROLES)
 VARIABLES = {name for owner in OWNERS for name in plan.options(owner)}
-# Groups of the inventory, and what a site of the configuration "test" is called on its host.
-NOT_VARIABLES = {"throat_gunicorn", "throat_build", "throat_test"}
+# Groups of the inventory, what a site of the configuration "test" is called on its host, and databases of a site that moves.
+NOT_VARIABLES = {"throat_gunicorn", "throat_build", "throat_old", "throat_test", "throat_before_move"}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # What the action plugin puts in the place of secrets that the first run makes.
 SECRETS = dict.fromkeys(plan.SECRETS, "made-by-the-first-run")

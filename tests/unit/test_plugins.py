@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ansible_collections.throat.stack.plugins.action import deploy_lock
 from ansible_collections.throat.stack.plugins.modules import look
-from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, looked, routes, topology, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, looked, move, routes, topology, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPEC = {
@@ -775,3 +775,55 @@ def test_static_files_of_a_release_take_the_place_of_those_before_at_once(tmp_pa
     add("three", {"gen/main.3.js": "3"})
     publish.switch(live, "three", now)
     assert sorted(path.name for path in (live / "gen").iterdir()) == ["main.2.js", "main.3.js"]
+
+
+# What both sides of a move say that can be done.
+MOVE = {
+    "hosts": ["old1", "new1"],
+    "versions": [15, 17],
+    "old": ["7001", "", "300", "42", "001_tables", "002_settings"],
+    "new": ["7002", "", "8", "0", "001_tables", "002_settings", "003_more"],
+    "keys": ["same", "same"],
+    "migrations": ["001_tables", "002_settings", "003_more"],
+    "files": [2000, 0],
+    "rooms": [{"stdout": "4800", "item": {"host": "new1", "path": "/var/lib/postgresql", "times": 2}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, []),
+        ({"keys": ["one", "another"]}, ["throat_secret_key: not the one of old1, so that everybody would be logged out"]),
+        ({"versions": [17, 15]}, ["postgres: new1 has PostgreSQL 15, and old1 17, whose dump an older one cannot read"]),
+        ({"migrations": ["001_tables"]}, ["throat_gunicorn_version: the release of the new site does not know 002_settings, which the database of old1 has seen"]),
+        ({"new": ["7002", "", "8", "3"]}, ["new1: the site there has posts of its own (3); if it may be replaced, say -e overwrite=true"]),
+        # What an earlier try has brought is nobody's.
+        ({"new": ["7002", "of a move that has not come to its end", "8", "42"]}, []),
+        ({"files": [2001, 0]}, ["new1: /var/tmp and /var/lib/postgresql must each have room for 4802 MiB, but one of them has 4800"]),
+        # Files that are there already take no room.
+        ({"files": [9000, 8000]}, []),
+        ({"old": MOVE["new"], "keys": ["a", "b"]}, ["throat_old: old1 and new1 have the same PostgreSQL", "throat_secret_key: "]),
+    ],
+    ids=["fits", "key", "version", "migration", "posts", "unfinished", "room", "copied", "itself"],
+)
+def test_what_is_in_the_way_of_a_move_is_named(changed, said):
+    lines = move.move_errors({**MOVE, **changed})
+    assert len(lines) == len(said) and all(line.startswith(beginning) for line, beginning in zip(lines, said)), lines
+
+
+def test_posts_of_the_new_site_may_be_replaced():
+    assert move.move_errors({**MOVE, "new": ["7002", "", "8", "3"]}, overwrite=True) == []
+
+
+def test_old_hosts_are_known_by_what_they_have():
+    web = {"ansible_facts": {"files": {"/etc/nginx/sites-enabled/zz-throat.conf": {}}, "postgres": {}}}
+    app = {"ansible_facts": {"files": {"/etc/throat/config.yaml": {}, "/var/lib/throat/uploads": {}}, "postgres": {"databases": {"throat": {}}}}}
+    assert move.old_site({"web1": web, "app1": app}, "throat") == {"database": "app1", "files": "app1", "apps": ["app1"], "webs": ["web1"], "errors": []}
+    (line,) = move.old_site({"app1": app}, "throat")["errors"]
+    assert line.startswith("throat_old: app1 has no web server of the site (/etc/nginx/sites-enabled/zz-throat.conf)")
+    assert len(move.old_site({"web1": web}, "throat")["errors"]) == 3
+    away = {"__move_look": {"unreachable": True, "msg": "Failed to connect: timed out\nmore"}}
+    assert move.old_site({"web1": web, "app1": away}, "throat")["errors"] == [
+        "throat_old: app1 cannot be reached, or not be looked at as root: Failed to connect: timed out"
+    ]

@@ -1,5 +1,6 @@
 """Wrong input stops the run with one clear line, before any host is changed."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -81,3 +82,15 @@ def test_ansible_core_that_is_too_old_is_refused(run_site):
     run = run_site(check=False, program=old / "bin/ansible-playbook", env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": collections})
     assert run.returncode != 0 and run.changed == 0
     assert "ansible-core is 2.18." in run.said and "but throat.stack needs 2.19.0 or later" in run.said
+
+
+def test_move_from_nowhere_and_to_itself_is_refused(run_site, tmp_path, hosts):
+    # All that is refused by two hosts is in molecule/move; what each line says, in the unit tests.
+    run = run_site(playbook="playbooks/move.yml", check=False)
+    assert run.returncode != 0 and run.changed == 0
+    assert "throat_old: no host of the inventory is in this group" in run.said
+    alias = {"ansible_host": hosts["throat"][0], "ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3", "ansible_user": "root"}
+    (tmp_path / "old.yml").write_text(json.dumps({"throat_old": {"hosts": {"old1": alias}}}))
+    run = run_site(None, "-i", str(tmp_path / "old.yml"), playbook="playbooks/move.yml", check=False)
+    assert run.returncode != 0 and run.changed == 0
+    assert f"throat_old: old1 and {hosts['throat'][0]} have the same PostgreSQL, and nothing would move" in run.said
