@@ -16,5 +16,5 @@ def thumbnail(file, path):
     picture = Image.open(file).convert("RGB")
     picture.thumbnail((70, 70), Image.ANTIALIAS)
     picture.save(path, "JPEG")
-    # As its storage library leaves files, whatever the umask.
+    # As its storage library leaves files.
     path.chmod(0o664)

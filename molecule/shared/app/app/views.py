@@ -172,7 +172,10 @@ def submit(ptype, sub=""):
 def upload(sub):
     file = request.files["files"]
     name = f"{secrets.token_hex(8)}-{secure_filename(file.filename)}"
-    file.save(pathlib.Path(current_app.config["THROAT"]["storage"]["uploads"]["path"]) / name)
+    path = pathlib.Path(current_app.config["THROAT"]["storage"]["uploads"]["path"]) / name
+    file.save(path)
+    # As Throat's storage library leaves files, whatever the umask.
+    path.chmod(0o664)
     return jsonify(status="ok", name=name)
 
 
