@@ -78,24 +78,26 @@ def test_each_inventory_follows_the_other_and_nobody_notices(run_site, scenario,
     seed = int(os.environ.get("TEST_SEED") or random.randrange(10**6))
     print(f"TEST_SEED={seed}")
     chance = random.Random(seed)
-    (tmp_path / "group_vars").symlink_to(ROOT / "inventories/test/group_vars")
+    directory = tmp_path / "inventory"
+    directory.mkdir()
+    (directory / "group_vars").symlink_to(ROOT / "inventories/test/group_vars")
     for step in range(steps):
         chosen, inventory = draw(chance)
-        (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+        (directory / "hosts.yml").write_text(yaml.safe_dump(inventory))
         seconds = chance.uniform(3, 30) if chance.random() < 1 / 3 else 0
         print(f"step {step + 1}: {', '.join(f'{name} {option}' for name, option in chosen.items())}{f'; killed after {seconds:.0f} s' if seconds else ''}", flush=True)
         if seconds:
-            run = subprocess.Popen(["ansible-playbook", "-i", tmp_path, "playbooks/site.yml"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            run = subprocess.Popen(["ansible-playbook", "-i", directory, "playbooks/site.yml"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
             timer = threading.Timer(seconds, os.killpg, (run.pid, signal.SIGKILL))
             timer.start()
             run.wait()
             timer.cancel()
-        run_site(inventory=tmp_path)
-        again = run_site(inventory=tmp_path)
+        run_site(inventory=directory)
+        again = run_site(inventory=directory)
         assert again.changed == 0, again.output[-4000:]
         assert visitors.failed() == [], [visit for visit in visitors.visits if visit.failure]
     assert visitors.tabs_are_open()
-    WALKED.update(inventory=tmp_path, state=state())
+    WALKED.update(inventory=directory, state=state())
 
 
 @pytest.mark.campaign
