@@ -16,7 +16,7 @@ DEPLOY = "playbooks/deploy.yml"
 # Where runs are killed, one after the other, and how many seconds after the task has begun: at the beginning of a task, or while it runs on the host.
 # In each run of the tests those of a build, a migration and a roll, each run from where the one before has died; in the campaign each by itself.
 KILLS = {
-    "Release | Name the release by its source": 0,
+    "Release | Name the release": 0,
     "Build | Unpack the source": 0.6,
     "Build | Compile the translations, and compress the static files": 0.4,
     "Fetch | Add them to those that are served, or to be": 0.4,

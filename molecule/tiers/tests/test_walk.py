@@ -9,8 +9,8 @@ import threading
 import pytest
 import yaml
 from conftest import ROOT
+from test_tiers import APP, DB, on
 
-APP, DB = "throat-stack-app", "throat-stack-db"
 STEPS = [pytest.param(4, id="4"), pytest.param(20, id="20", marks=pytest.mark.campaign)]
 
 
@@ -38,16 +38,18 @@ def draw(scenario, workers, release):
         chosen = {name: chance.choice(list(options)) for name, options in choices.items()}
         places = {"postgres": DB, "throat_gunicorn": APP, "nginx": APP, **choices["pooler"][chosen["pooler"]], **choices["Redis"][chosen["Redis"]]}
         pooling = places.pop("throat_database_pooling", "pgbouncer")
+        # Of the hosts: variables of a group would lose to the group_vars of the tests.
+        variables = {
+            "throat_secrets_dir": str(scenario / "inventory/.secrets"),
+            "throat_database_pooling": pooling,
+            "throat_gunicorn_workers": choices["workers"][chosen["workers"]],
+            "postgres_settings": choices["PostgreSQL"][chosen["PostgreSQL"]],
+            "throat_redis_password": choices["Redis' password"][chosen["Redis' password"]],
+            "throat_gunicorn_source": choices["release"][chosen["release"]],
+        }
         site = {
-            "hosts": {name: {**host, "throat_secrets_dir": str(scenario / "inventory/.secrets")} for name, host in base["throat"]["hosts"].items()},
+            "hosts": {name: {**host, **variables} for name, host in base["throat"]["hosts"].items()},
             "children": {group: {"hosts": {host: None}} for group, host in places.items()},
-            "vars": {
-                "throat_database_pooling": pooling,
-                "throat_gunicorn_workers": choices["workers"][chosen["workers"]],
-                "postgres_settings": choices["PostgreSQL"][chosen["PostgreSQL"]],
-                "throat_redis_password": choices["Redis' password"][chosen["Redis' password"]],
-                "throat_gunicorn_source": choices["release"][chosen["release"]],
-            },
         }
         return chosen, {"throat": site}
 
@@ -94,6 +96,10 @@ def test_each_inventory_follows_the_other_and_nobody_notices(run_site, scenario,
             run.wait()
             timer.cancel()
         run_site(inventory=directory)
+        # What was drawn is what runs.
+        running = on(APP, "systemctl list-units --no-legend --plain --state=active 'throat-*.service' | cut -d' ' -f1; tail -n 1 /opt/throat/current/app/views.py").stdout.splitlines()
+        workers = next(iter(inventory["throat"]["hosts"].values()))["throat_gunicorn_workers"]
+        assert running == sorted(f"throat-{name}.service" for name in ["firewall", "follow-redis", *(worker["name"] for worker in workers)]) + [f"# {chosen['release']}"]
         again = run_site(inventory=directory)
         assert again.changed == 0, again.output[-4000:]
         assert visitors.failed() == [], [visit for visit in visitors.visits if visit.failure]
