@@ -173,11 +173,8 @@ class Site:
             # The application's commands (as its own user) and a pooler on this host (postgres) come over the unix socket, which spares them the password.
             "postgres_access": [access],
             "postgres_listen_addresses": self.listening("postgres", host),
-            # One on this host is held by a unit beside the server.
-            "postgres_poolers": [
-                {"host": pooler, "port": self.value(pooler, "pgbouncer_port")}
-                for pooler in self.group("pgbouncer") if pooler != host and self.pooled
-            ],
+            # One on this host is held by a unit beside the server; on any other there may be one of before, which workers ask until later in the run.
+            "postgres_poolers": [{"host": other, "port": self.value(other, "pgbouncer_port")} for other in self.hosts if other != host],
         }
 
     def for_pgbouncer(self, host: str) -> dict[str, Any]:
