@@ -94,7 +94,7 @@ ansible_facts:
       description: SHA-256 of the random password by which root of this host tells Redis who is let in, empty where there is none yet.
       type: str
     nonlocal_bind:
-      description: Whether a service may listen at an address before the host has it.
+      description: Whether a service may listen at an address before the host has it, now and after a boot.
       type: bool
     certificates:
       description: Path of each certificate in /etc/ssl/certs and /etc/letsencrypt that a site serves to its C(names) and C(until), seconds since 1970.
@@ -319,7 +319,7 @@ def main() -> None:
         "postgres": postgres,
         "foreign_pools": [] if "Ansible managed" in pools else named,
         "redis_operator": hashlib.sha256(operator.encode()).hexdigest() if operator else "",
-        "nonlocal_bind": read("/proc/sys/net/ipv4/ip_nonlocal_bind").strip() == "1",
+        "nonlocal_bind": "/etc/sysctl.d/60-throat.conf" in files and read("/proc/sys/net/ipv4/ip_nonlocal_bind").strip() == "1",
         "certificates": certificates,
     }
     module.exit_json(changed=False, ansible_facts=facts)
