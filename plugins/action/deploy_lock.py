@@ -85,7 +85,8 @@ class ActionModule(ActionBase):
                     f"{done['stderr'].strip() or done['stdout'].strip()}; "
                     "nothing was changed. Mend that and run this again"
                 )
-            return done["stdout"]
+            # Over ssh through a terminal, which ends lines by two characters.
+            return done["stdout"].replace("\r\n", "\n")
 
         if options["state"] == "absent":
             locked(GIVE_BACK, me)
