@@ -331,7 +331,10 @@ def ask_worker(worker: dict[str, str], proxies: int) -> dict[str, object]:
 def ask_postgres(told: dict[str, object]) -> dict[str, object]:
     # Debian's unit is active although the server is down, so the server itself is asked; by setuid, since runuser would leave a line in the log each time.
     status, said = run("pg_isready", "-h", "/run/postgresql", "-p", str(told["port"]), "-t", "3")
-    found: dict[str, object] = {"answers": status == 0, "said": said.rpartition(" - ")[2].strip() or "does not answer"}
+    # The newest, which the plan is about; systemd itself does not know one that is stopped.
+    versions = sorted((path.split("/")[3] for path in glob.glob("/etc/postgresql/*/main")), key=float)
+    unit = f"postgresql@{versions[-1]}-main" if versions else "postgresql"
+    found: dict[str, object] = {"answers": status == 0, "said": said.rpartition(" - ")[2].strip() or "does not answer", "unit": unit}
     if status == 0:
         psql = ["psql", "-h", "/run/postgresql", "-p", str(told["port"]), "-XAtq", "-d", str(told["database"])]
         # Not every version of the application has had migrations; what cannot be answered is left out.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -79,7 +80,6 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
         told["web"] = {"name": web["server_name"], "port": port, "tls": has_tls, "closed": closed}
         told["certificates"] += _web_certificates(web)
     if "postgres" in roles:
-        told["units"].append("postgresql@*.service")
         told["postgres"] = {"port": roles["postgres"]["port"], "database": site}
         if len(roles["postgres"]["listen_addresses"]) > 1:
             told["certificates"].append(roles["postgres"]["tls_certificate"])
@@ -310,10 +310,10 @@ def certificate_findings(host: Host, subject: str, until: int, tier: str) -> Ite
 def postgres_findings(host: Host) -> Iterator[Finding]:
     tier, limits, seen = "postgres", host.limits, host.probe["postgres"]
     if not seen["answers"]:
-        yield host.broken("PostgreSQL", seen["said"], "accepting connections", "systemctl restart postgresql; journalctl -u 'postgresql@*' -n 50", tier)
+        yield host.broken("PostgreSQL", seen["said"], "accepting connections", f"journalctl -u {seen['unit']} -n 50; systemctl restart {seen['unit']}", tier)
         return
     if "limit" not in seen:
-        yield host.broken("PostgreSQL", "accepts connections, and answers no query", "answers", "journalctl -u 'postgresql@*' -n 50", tier)
+        yield host.broken("PostgreSQL", "accepts connections, and answers no query", "answers", f"journalctl -u {seen['unit']} -n 50", tier)
         return
     room = seen["limit"] - seen["reserved"]
     used, planned = percent(seen["connections"], room), host.roles["postgres"]["max_connections"]
@@ -427,7 +427,7 @@ def machine_findings(host: Host) -> Iterator[Finding]:
         yield host.warning(f"memory of {_short(unit)}", f"killed {times} times in a day for want of memory", "0 times", helps)
     ours = set(status_questions(host.roles, host.name)["units"])
     for unit in probe["failed"]:
-        # A pattern names the database's units, which is asked by itself.
+        # The database is asked by itself.
         if unit not in ours and not unit.startswith("postgresql@"):
             yield host.warning(f"unit {_short(unit)}", "has failed", "not failed", f"systemctl status {unit}; systemctl reset-failed {unit}")
     if "firewall" in host.roles:
@@ -559,7 +559,7 @@ def _causes_in(finding: Finding) -> Iterable[str]:
 
 
 def status_report(made: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], asked: float, inventory: str = "<inventory>") -> dict[str, Any]:
-    """Return how the site is: {"schema", "site", "url", "asked", "level", "exit", "findings": [...], "hosts": {host: {"level", "answers", "roles", ...}}}.
+    """Return how the site is, as docs/status.md describes it.
 
     made: the plan; results: host to what Ansible registers of the module probe; asked: when, seconds since 1970; inventory: as the operator names it.
     """
@@ -580,6 +580,7 @@ def status_report(made: Mapping[str, Any], results: Mapping[str, Mapping[str, An
         "schema": SCHEMA,
         "site": first["site"]["name"],
         "url": first["site"]["public_url"],
+        "inventory": inventory,
         "asked": datetime.datetime.fromtimestamp(asked, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "level": worst(found),
         "exit": EXIT[worst(found)],
@@ -596,6 +597,43 @@ def status_report(made: Mapping[str, Any], results: Mapping[str, Mapping[str, An
             for host, roles in hosts.items()
         },
     }
+
+
+def with_findings(report: Mapping[str, Any], further: Iterable[Finding]) -> dict[str, Any]:
+    """Return a report with further findings in their places."""
+    more = [{**dataclasses.asdict(finding), "so": list(finding.so)} for finding in further]
+    found = sorted([*report["findings"], *more], key=lambda finding: LEVELS.index(finding["level"]))
+    level = found[0]["level"] if found else "ok"
+    return {**report, "findings": found, "level": level, "exit": EXIT[level]}
+
+
+def drift_findings(said: str, inventory: str) -> list[Finding]:
+    """Return what site.yml would change; said: what it prints in check mode by Ansible's callback "json"."""
+    command = f"ansible-playbook -i {inventory} playbooks/site.yml"
+    try:
+        ran = json.loads(said[said.index("{") :])
+    except ValueError:
+        return [Finding("warning", "controller", "drift", "cannot be told: site.yml does not come to its end", "0 changes", f"{command} --check --diff")]
+    changed: dict[str, list[str]] = {}
+    failed: dict[str, str] = {}
+    for task in (task for played in ran["plays"] for task in played["tasks"]):
+        for host, result in task["hosts"].items():
+            if result.get("changed"):
+                changed.setdefault(host, []).append(task["task"]["name"].rpartition(" : ")[2])
+            if result.get("failed") or result.get("unreachable"):
+                failed.setdefault(host, task["task"]["name"].rpartition(" : ")[2])
+    found = []
+    for host in ran["stats"]:
+        # What a block has rescued has not failed.
+        if ran["stats"][host]["failures"] or ran["stats"][host]["unreachable"]:
+            found.append(Finding("warning", host, "drift", f"cannot be told: {failed.get(host, 'a task')} fails", "0 changes", f"{command} --check --diff"))
+        elif host in changed:
+            count = len(changed[host])
+            seen = f"site.yml would change {count} thing{'s' * (count > 1)}: {', '.join(dict.fromkeys(changed[host]))}"
+            found.append(Finding("warning", host, "drift", textwrap.shorten(seen, 200, placeholder=" …"), "0 changes", f"{command} --check --diff"))
+        elif host != "localhost":
+            found.append(Finding("ok", host, "drift", "none"))
+    return found
 
 
 def asks(hosts: Mapping[str, Roles], host: str) -> list[list[str]]:
@@ -639,10 +677,10 @@ def numbers(report: Mapping[str, Any], host: str) -> dict[str, str]:
     return {
         "release": (probe["release"] or {}).get("name", "")[:12],
         "workers": f"{len(good)} of {len(names)}" if names else "",
-        "slowest": f"{max((answer['seconds'] for answer in good), default=0):.2f} s" if good else "",
+        "page": f"{max((answer['seconds'] for answer in good), default=0):.2f} s" if good else "",
         "pool": f"{pool['connections']}/{pool['limit']}" if pool else "",
-        "database": f"{server['connections']}/{server['limit'] - server['reserved']}" if "limit" in server else "",
-        "redis": f"{redis['memory'] / MIB:.0f}/{redis['limit'] / MIB:.0f} MiB" if "memory" in redis else "",
+        "db": f"{server['connections']}/{server['limit'] - server['reserved']}" if "limit" in server else "",
+        "redis": f"{redis['memory'] / MIB:.0f}/{redis['limit'] / MIB:.0f}M" if "memory" in redis else "",
         "5xx/h": f"{counts['errors']}/{counts['requests']}" if counts else "",
         "cert": f"{(until - probe['time']) / DAY:.0f} d" if until else "",
         "disk": f"{max(disks)} %" if disks else "",
@@ -654,10 +692,10 @@ def numbers(report: Mapping[str, Any], host: str) -> dict[str, str]:
 def cells(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the numbers of all hosts as rows, the first of which names the columns; columns that apply to no host are left out."""
     known = {host: numbers(report, host) for host in report["hosts"]}
-    columns = [column for column in next((row for row in known.values() if row), {}) if any(row.get(column) for row in known.values())]
+    columns = [column for column in next((row for row in known.values() if row), {"": ""}) if not column or any(row.get(column) for row in known.values())]
     rows = [("host", *columns)]
     for host, row in known.items():
-        rows.append((host, *(row.get(column) or "" for column in columns)) if row else (host, "no answer", *[""] * (len(columns) - 1)) if columns else (host,))
+        rows.append((host, *(row.get(column) or "" for column in columns)) if row else (host, "no answer", *[""] * (len(columns) - 1)))
     return rows
 
 

@@ -144,9 +144,9 @@ def box_lines(report: Report, host: str, role: str, suffering: set[tuple[str, st
     elif role == "pgbouncer":
         yield f"{known['pool'].replace('/', ' of ')} connections" if known["pool"] else "no answer", level(f"pool {report['site']}", "PgBouncer")
     elif role == "postgres":
-        yield f"{known['database'].replace('/', ' of ')} connections" if known["database"] else "no answer", level("connections", "PostgreSQL", "transaction")
+        yield f"{known['db'].replace('/', ' of ')} connections" if known["db"] else "no answer", level("connections", "PostgreSQL", "transaction")
     else:
-        yield known["redis"].replace("/", " of ") or ("answers" if probe["redis"]["answers"] else "no answer"), level("Redis")
+        yield known["redis"].replace("/", " of ").replace("M", " MiB") or ("answers" if probe["redis"]["answers"] else "no answer"), level("Redis")
 
 
 def host_line(report: Report, host: str) -> tuple[str, str]:

@@ -36,8 +36,7 @@ def answers(made):
 
 def answer(roles, host):
     asked, known = status.status_questions(roles, host), copy.deepcopy(RECORDED)
-    names = {unit.replace("@*.", "@17-main.") for unit in asked["units"]} | {"throat-firewall.service"} & set(asked["units"])
-    known["units"] = {unit: known["units"].get(unit, known["units"]["nginx.service"]) for unit in names if "backup" not in unit}
+    known["units"] = {unit: known["units"].get(unit, known["units"]["nginx.service"]) for unit in asked["units"] if "backup" not in unit}
     known["workers"] = {worker["name"]: known["workers"][worker["name"]] for worker in asked["workers"]}
     known["certificates"] = {path: known["certificates"]["/etc/ssl/certs/throat.pem"] for path in asked["certificates"]}
     for part, option in (("web", "web"), ("requests", "web"), ("postgres", "postgres"), ("pgbouncer", "pgbouncer"), ("redis", "redis")):
@@ -81,6 +80,7 @@ def worker_stopped(known):
     del known["workers"]["sync"]
 
 
+DOWN = {"answers": False, "said": "no response", "unit": "postgresql@17-main"}
 DISK = {"answers": True, "size": 100 * 10**9, "used": 90 * 10**9, "free": 10 * 10**9, "inodes": 1000, "free_inodes": 900}
 # (name, change, level, subject, part of what is seen, part of the command)
 BROKEN = [
@@ -105,8 +105,8 @@ BROKEN = [
     ("not reloaded", put("web", "certificate", "sha256", "0"), "warning", "certificate", "another one than /etc/ssl/certs/throat.pem", "systemctl reload nginx"),
     ("errors", put("requests", {"requests": 900, "errors": 33, "failed_logins": 0, "first": NOW - 3599}), "warning", "errors", "33 of 900", "access.log"),
     ("log-ins", put("requests", {"requests": 900, "errors": 0, "failed_logins": 300, "first": NOW - 3599}), "warning", "log-ins", "300 failed", "uniq -c"),
-    ("PostgreSQL down", put("postgres", {"answers": False, "said": "no response"}), "broken", "PostgreSQL", "no response", "systemctl restart postgresql"),
-    ("PostgreSQL hangs", put("postgres", {"answers": True, "said": "", "migrations": None}), "broken", "PostgreSQL", "answers no query", "journalctl"),
+    ("PostgreSQL down", put("postgres", DOWN), "broken", "PostgreSQL", "no response", "systemctl restart postgresql@17-main"),
+    ("PostgreSQL hangs", put("postgres", {"answers": True, "said": "", "unit": "postgresql@17-main", "migrations": None}), "broken", "PostgreSQL", "answers no query", "journalctl"),
     ("PostgreSQL full", put("postgres", "connections", 97), "broken", "connections", "97 of 97", "pg_stat_activity"),
     ("nearly full", put("postgres", "connections", 90), "warning", "connections", "90 of 97", "pg_stat_activity"),
     ("not restarted", put("postgres", "limit", 200), "warning", "connections", "max_connections is 200", "site.yml"),
@@ -202,7 +202,7 @@ def all_answer_500(results):
         ("cache", stopped("redis-server.service"), "Redis"),
         ("pooler", stopped("pgbouncer.service"), "PgBouncer"),
         ("pooler", put("pgbouncer", "databases", "throat", "is_paused", True), "pool throat"),
-        ("db", put("postgres", {"answers": False, "said": "no response"}), "PostgreSQL"),
+        ("db", put("postgres", DOWN), "PostgreSQL"),
     ],
     ids=["Redis", "PgBouncer", "paused", "PostgreSQL"],
 )
@@ -221,7 +221,7 @@ def test_what_follows_is_told_with_its_cause(host, change, subject):
 def test_clients_that_wait_for_a_dead_server_are_not_news():
     made = planned(EIGHT)
     results = answers(made)
-    put("postgres", {"answers": False, "said": "no response"})(results["db"]["probe"])
+    put("postgres", DOWN)(results["db"]["probe"])
     put("pgbouncer", "databases", "throat", {"active": 0, "connections": 0, "waiting": 9, "wait": 15.0, "limit": 25, "is_paused": False})(results["pooler"]["probe"])
     (found,) = wrong(report(made, results))
     assert found["subject"] == "PostgreSQL" and "9 wait" in found["so"][0]
@@ -252,6 +252,7 @@ def test_a_host_that_is_down_is_one_line(result, seen):
     all_answer_500({host: known for host, known in results.items() if known is not result})
     found = wrong(report(made, results))
     assert {one["host"] for one in found} == {"app1", "cache", "web2", "db"} and {one["subject"] for one in found} == {"host"}
+    assert "app1  no answer" in status.status_text(report(made, {"app1": result}))
     assert found[0]["seen"] == seen and sum(len(one["so"]) for one in found) == 2 * 3 + 1
     assert "no answer" in status.status_text(report(made, results))
 
@@ -277,6 +278,31 @@ def test_limits_are_the_operators():
     assert made["hosts"]["host1"]["site"]["status_limits"]["page_seconds"] == 2
     refused = plan.make({"host1": {**SITE, "throat_status_limits": {"disk": 1}}}, ONE)
     assert "throat_status_limits" in refused["refusals"][0]
+
+
+def ran(*tasks, failures=0):
+    """What Ansible's callback "json" prints of tasks (name, host, result), after a warning."""
+    played = [{"task": {"name": name}, "hosts": {host: result}} for name, host, result in tasks]
+    stats = {host: {"failures": failures, "unreachable": 0} for host in ("localhost", "host1")}
+    return "[WARNING]: something\n" + json.dumps({"plays": [{"tasks": played}], "stats": stats})
+
+
+@pytest.mark.parametrize(
+    ("said", "level", "seen"),
+    [
+        (ran(("throat.stack.nginx : Site | Write the site", "host1", {"changed": True})), "warning", "site.yml would change 1 thing: Site | Write the site"),
+        (ran(("Look", "host1", {"changed": False})), "ok", "none"),
+        # A block has rescued it.
+        (ran(("Ask", "host1", {"failed": True})), "ok", "none"),
+        (ran(("Ask", "host1", {"failed": True}), failures=1), "warning", "cannot be told: Ask fails"),
+        ("ERROR! no such thing", "warning", "cannot be told: site.yml does not come to its end"),
+    ],
+)
+def test_drift_is_told_of_what_check_mode_would_change(said, level, seen):
+    made = planned(ONE)
+    told = status.with_findings(report(made, answers(made)), status.drift_findings(said, "inventories/mysite"))
+    (found,) = [finding for finding in told["findings"] if finding["subject"] == "drift" and finding["host"] != "localhost"]
+    assert (found["level"], found["seen"], told["exit"]) == (level, seen, {"ok": 0, "warning": 1}[level])
 
 
 def test_worst_comes_first():
