@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import build, database, looked, move, plan, routes, shown, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import build, database, looked, move, plan, routes, shown, status, status_page, workers
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,11 +60,14 @@ class FilterModule:
             routes.parse_route_list,
             shown.plan_data,
             shown.plan_text,
+            status.status_questions,
+            status.status_report,
+            status.status_text,
+            status_page.status_page,
             workers.complete_workers,
             workers.name_sockets,
             workers.stand_in_units,
             workers.site_name,
-            workers.status_table,
             workers.units,
             workers.worker_states,
         )

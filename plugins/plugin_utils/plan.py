@@ -338,6 +338,8 @@ class Site:
             "publishes": bool(self.apps) and "nginx_static_dir" not in given,
             "workers": [entry["name"] for entry in self.workers.get(host, [])] if host in self.apps else [],
             "web_servers": len(self.group("nginx")),
+            # With the defaults of those that are left out.
+            "status_limits": arguments.converted("throat_status_limits", options("site")["throat_status_limits"], self.value(host, "throat_status_limits"))[0],
         }
 
     # -- what makes an inventory impossible

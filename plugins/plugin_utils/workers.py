@@ -201,21 +201,3 @@ def worker_states(
         else:
             states[worker["name"]] = "reloaded" if max(current, *(modified.get(config, 0.0) for config in configs)) > began else "started"
     return states
-
-
-def status_table(shown: Mapping[str, str]) -> str:
-    """Return the workers of all hosts as a table.
-
-    shown: host to what "systemctl show --property=Id,ActiveState,StatusText,StateChangeTimestamp" prints of its workers, empty when it cannot be reached;
-    the time is that of the last change of state, since a reload to another release leaves a worker as active as it was.
-    """
-    rows = [("host", "worker", "state", "release", "since")]
-    for host, text in shown.items():
-        if not text:
-            rows.append((host, "", "unreachable", "", ""))
-        for block in filter(None, text.split("\n\n")):
-            values = dict(line.split("=", 1) for line in block.splitlines())
-            release = values.get("StatusText", "").removeprefix("release ") if values["ActiveState"] == "active" else ""
-            rows.append((host, values["Id"].removesuffix(".service"), values["ActiveState"], release, values.get("StateChangeTimestamp", "")))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

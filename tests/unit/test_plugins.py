@@ -535,16 +535,6 @@ def test_lock_is_one_runs_whole_or_not_there(tmp_path):
     assert "of somebody (the lock says nothing, and not who), since 12:00" in deploy_lock.refusal("", "12:00", "/run/lock", "db1")
 
 
-def test_status_of_all_workers_is_a_table():
-    shown = "Id=throat-sync.service\nActiveState=active\nStatusText=release 0123456789ab\nStateChangeTimestamp=now\n\nId=throat-gevent.service\nActiveState=failed\nStatusText=x\n"
-    assert workers.status_table({"app1": shown, "app2": ""}).splitlines() == [
-        "host  worker         state        release       since",
-        "app1  throat-sync    active       0123456789ab  now",
-        "app1  throat-gevent  failed",
-        "app2                 unreachable",
-    ]
-
-
 def test_a_package_counts_only_while_it_is_installed():
     assert look.packages("ii  redis-server\nrc  nginx\nhi  curl\nii  libc6\nii  libc6\nun  apache2\n") == ["curl", "libc6", "redis-server"]
 

@@ -1,7 +1,7 @@
 """Two sites on one host, seen from outside: what one of them has, the other does not know."""
 
 import contextlib
-import re
+import json
 import subprocess
 import time
 
@@ -124,10 +124,13 @@ def test_each_is_closed_for_maintenance_by_itself(first, second, forget_limits, 
     assert codes == [503, 200]
 
 
-def test_status_shows_the_workers_of_its_own_site(pair, run_site):
+def test_status_asks_the_workers_of_its_own_site(pair, run_site, tmp_path):
     own, _ = pair
-    shown = run_site(None, playbook="playbooks/status.yml", inventory=own.inventory).output
-    assert re.findall(r"(\S+)-(?:sync|gevent|socketio) +active", shown) == [own.name] * 3
+    run_site(None, "-e", f"status_file={tmp_path}/status.json", playbook="playbooks/status.yml", inventory=own.inventory)
+    told = json.loads((tmp_path / "status.json").read_text())
+    (host,) = told["hosts"].values()
+    assert told["site"] == own.name and {f"{own.name}-{kind}.service" for kind in host["workers"]} <= set(host["probe"]["units"])
+    assert {kind: answer["status"] for kind, answer in host["probe"]["workers"].items()} == dict.fromkeys(("sync", "gevent", "socketio"), 200)
 
 
 @pytest.mark.parametrize(

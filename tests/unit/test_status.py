@@ -1,0 +1,423 @@
+"""The status of a site: from what a host has really answered, with one thing broken at a time, exactly its line turns."""
+
+import copy
+import json
+import pathlib
+import re
+
+import pytest
+from ansible_collections.throat.stack.plugins.modules import probe
+from ansible_collections.throat.stack.plugins.plugin_utils import plan, status, status_page
+
+ROOT = pathlib.Path(__file__).parents[2]
+# What the host of the scenario "default" has answered.
+RECORDED = json.loads((ROOT / "tests/data/probe.json").read_text())
+NOW = RECORDED["time"]
+SECRETS = {f"throat_{name}": f"{name.replace('_', '-')}-which-nobody-sees" for name in ("database_password", "redis_password", "secret_key", "admin_password")}
+SITE = {"throat_public_url": "https://throat.example.com", **SECRETS, "throat_shared_files": False}
+WORKERS = [{"name": "sync", "class": "sync"}, {"name": "gevent", "class": "gevent"}, {"name": "socketio", "class": "socketio"}]
+TIERS = ("postgres", "pgbouncer", "redis", "throat_gunicorn", "nginx")
+ONE = {name: ["host1"] for name in ("throat", *TIERS)}
+EIGHT = {"nginx": ["web1", "web2"], "throat_gunicorn": ["app1", "app2", "app3"], "pgbouncer": ["pooler"], "postgres": ["db"], "redis": ["cache"]}
+EIGHT["throat"] = [host for name in EIGHT for host in EIGHT[name]]
+
+
+def planned(groups, **variables):
+    hosts = {host: {**SITE, "throat_gunicorn_workers": WORKERS, "ansible_host": f"10.0.0.{number}", **variables} for number, host in enumerate(groups["throat"], 1)}
+    made = plan.make(hosts, groups, needs_source=False)
+    assert made["refusals"] == []
+    return made
+
+
+def answers(made):
+    """What Ansible registers on each host when all is well: of the recorded answer what such a host is asked."""
+    return {host: {"changed": False, "probe": answer(roles, host)} for host, roles in made["hosts"].items()}
+
+
+def answer(roles, host):
+    asked, known = status.status_questions(roles, host), copy.deepcopy(RECORDED)
+    known["units"] = {unit: known["units"].get(unit, known["units"]["nginx.service"]) for unit in asked["units"] if "backup" not in unit}
+    known["workers"] = {worker["name"]: known["workers"][worker["name"]] for worker in asked["workers"]}
+    known["certificates"] = {path: known["certificates"]["/etc/ssl/certs/throat.pem"] for path in asked["certificates"]}
+    for part, option in (("web", "web"), ("requests", "web"), ("postgres", "postgres"), ("pgbouncer", "pgbouncer"), ("redis", "redis")):
+        if option not in asked:
+            del known[part]
+    if not asked["workers"]:
+        known |= {"release": None, "migrations": []}
+    if known.get("pgbouncer"):
+        known["pgbouncer"]["databases"]["throat"]["limit"] = roles["pgbouncer"]["max_db_connections"]
+    if known.get("postgres"):
+        known["postgres"]["limit"] = roles["postgres"]["max_connections"]
+    return known
+
+
+def report(made, results):
+    return status.status_report(made, results, NOW, "inventories/mysite")
+
+
+def wrong(told):
+    return [finding for finding in told["findings"] if finding["level"] != "ok"]
+
+
+def put(*path):
+    """A change of a host's answer: the last of the path is put where the others lead."""
+
+    def change(known):
+        *way, name, value = path
+        for step in way:
+            known = known[step]
+        known[name] = value
+
+    return change
+
+
+def stopped(unit, active="inactive", result="success"):
+    return put("units", unit, {"is_there": True, "active": active, "sub": "dead", "enabled": "enabled", "result": result, "since": NOW - 120})
+
+
+def worker_stopped(known):
+    stopped("throat-sync.service")(known)
+    del known["workers"]["sync"]
+
+
+DOWN = {"answers": False, "said": "no response", "unit": "postgresql@17-main"}
+DISK = {"answers": True, "size": 100 * 10**9, "used": 90 * 10**9, "free": 10 * 10**9, "inodes": 1000, "free_inodes": 900}
+# (name, change, level, subject, part of what is seen, part of the command)
+BROKEN = [
+    ("worker stopped", worker_stopped, "broken", "worker sync", "throat-sync.service is inactive for 2 min", "systemctl start throat-sync.service"),
+    ("worker gives up", stopped("throat-gevent.service", "failed", "exit-code"), "broken", "worker gevent", "failed (exit-code)", "journalctl -u throat-gevent.service"),
+    ("worker answers 500", put("workers", "gevent", {"status": 500, "seconds": 0.1, "release": ""}), "broken", "worker gevent", "runs, and answers 500", "journalctl -u throat-gevent"),
+    ("worker hangs", put("workers", "gevent", {"status": 0, "seconds": 5, "release": ""}), "broken", "worker gevent", "does not answer within 5 s", "systemctl restart throat-gevent"),
+    ("worker is slow", put("workers", "gevent", {"status": 200, "seconds": 3.0, "release": "d4f19451d854"}), "warning", "worker gevent", "after 3.0 s", "budget.yml"),
+    ("old release", put("workers", "gevent", {"status": 200, "seconds": 0.1, "release": "0" * 12}), "warning", "worker gevent", "serves release 000000000000", "site.yml"),
+    ("no socket", stopped("throat-sync.socket"), "broken", "worker sync", "throat-sync.socket is inactive", "systemctl start throat-sync.socket"),
+    ("follower stopped", stopped("throat-follow-redis.service"), "broken", "follower of Redis", "inactive", "systemctl start"),
+    ("nothing live", put("release", None), "broken", "release", "none is live", "site.yml"),
+    ("migration lacks", put("migrations", ["001_tables", "002_settings", "003_more"]), "broken", "migrations", "first 003_more", "site.yml"),
+    ("nginx stopped", stopped("nginx.service"), "broken", "nginx", "inactive", "systemctl start nginx"),
+    ("not at boot", put("units", "nginx.service", "enabled", "disabled"), "warning", "nginx", "at boot", "systemctl enable nginx"),
+    ("nginx hangs", put("web", "health", {"status": 0, "seconds": 8, "release": ""}), "broken", "nginx", "not answer within 8 s", "nginx -t"),
+    ("way cut", put("web", "health", {"status": 503, "seconds": 2, "release": ""}), "broken", "way to the workers", "503", "throat.error.log"),
+    ("closed", put("web", "is_closed", True), "warning", "maintenance", "closed", "-e maintenance=off"),
+    ("no certificate", put("web", "certificate", {}), "broken", "certificate", "none is shown", "nginx -t"),
+    ("expired", put("web", "certificate", {"until": NOW - 86400, "sha256": RECORDED["web"]["certificate"]["sha256"]}), "broken", "certificate", "run out 1 d ago", "site.yml"),
+    ("expires", put("web", "certificate", {"until": NOW + 864000, "sha256": RECORDED["web"]["certificate"]["sha256"]}), "warning", "certificate", "in 10 d", "site.yml"),
+    ("not reloaded", put("web", "certificate", "sha256", "0"), "warning", "certificate", "another one than /etc/ssl/certs/throat.pem", "systemctl reload nginx"),
+    ("errors", put("requests", {"requests": 900, "errors": 33, "failed_logins": 0, "first": NOW - 3599}), "warning", "errors", "33 of 900", "access.log"),
+    ("log-ins", put("requests", {"requests": 900, "errors": 0, "failed_logins": 300, "first": NOW - 3599}), "warning", "log-ins", "300 failed", "uniq -c"),
+    ("PostgreSQL down", put("postgres", DOWN), "broken", "PostgreSQL", "no response", "systemctl restart postgresql@17-main"),
+    ("PostgreSQL hangs", put("postgres", {"answers": True, "said": "", "unit": "postgresql@17-main", "migrations": None}), "broken", "PostgreSQL", "answers no query", "journalctl"),
+    ("PostgreSQL full", put("postgres", "connections", 97), "broken", "connections", "97 of 97", "pg_stat_activity"),
+    ("nearly full", put("postgres", "connections", 90), "warning", "connections", "90 of 97", "pg_stat_activity"),
+    ("not restarted", put("postgres", "limit", 200), "warning", "connections", "max_connections is 200", "site.yml"),
+    ("transaction", put("postgres", "longest", 7300), "warning", "transaction", "open for 2 h", "xact_start"),
+    ("PgBouncer stopped", stopped("pgbouncer.service"), "broken", "PgBouncer", "inactive", "systemctl start pgbouncer"),
+    ("PgBouncer hangs", put("pgbouncer", {"answers": False, "databases": {}}), "broken", "PgBouncer", "does not answer", "systemctl restart pgbouncer"),
+    ("paused", put("pgbouncer", "databases", "throat", "is_paused", True), "broken", "pool throat", "paused", "RESUME"),
+    ("Redis stopped", stopped("redis-server.service"), "broken", "Redis", "inactive", "systemctl start redis-server"),
+    ("Redis hangs", put("redis", {"answers": False, "said": "no answer in time"}), "broken", "Redis", "no answer in time", "systemctl restart redis-server"),
+    ("Redis refuses", put("redis", {**RECORDED["redis"], "policy": "noeviction", "memory": 2**28}), "broken", "Redis", "evicts nothing", "redis_maxmemory_mb"),
+    ("Redis crowded", put("redis", "clients", 9500), "warning", "Redis", "9500 of 10000", "ss -tnp"),
+    ("disk fills", put("disks", "/", DISK), "warning", "disk /", "90 % used, 10 GB left", "du -xh /"),
+    ("disk full", put("disks", "/", {**DISK, "used": 99 * 10**9, "free": 10**9}), "broken", "disk /", "99 % used", "du -xh /"),
+    ("inodes", put("disks", "/", {**DISK, "used": 10**9, "free_inodes": 10}), "broken", "inodes of /", "99 % used", "--inodes"),
+    ("NFS is gone", put("disks", "/var/lib/throat", {"answers": False}), "broken", "disk /var/lib/throat", "does not answer", "df"),
+    ("memory", put("memory", "available", 10**8), "warning", "memory", "% of", "ps -eo rss"),
+    ("killed", put("killed", {"throat-sync.service": 2}), "warning", "memory of throat-sync", "killed 2 times", "journalctl -k"),
+    ("load", put("load", "five", 20.0), "warning", "load", "20.0 on 2 cores", "ps -eo pcpu"),
+    ("clock wrong", put("clock", "offset", -3600), "broken", "clock", "1 h behind", "timedatectl"),
+    ("clock free", put("clock", "is_synchronised", False), "warning", "clock", "nothing keeps it", "set-ntp"),
+    ("restarts", put("restarts", {"throat-gevent.service": 9}), "warning", "restarts of throat-gevent", "9 in a day", "--since -1d"),
+    ("others' unit", put("failed", ["smartd.service"]), "warning", "unit smartd", "has failed", "systemctl status smartd"),
+    ("reboot", put("reboot", "kernel 6.1.0-30 runs, 6.1.0-31 is installed"), "warning", "reboot", "6.1.0-31", "reboot"),
+    ("updates", put("updates", {"waiting": 9, "security": 3, "known": NOW}), "warning", "updates", "3 for security", "apt-get upgrade"),
+    ("backup is old", put("backups", {"backup": {"at": NOW - 3 * 86400, "ok": True}}), "warning", "backup", "3 d ago", "throat-backup"),
+    ("backup failed", put("backups", {"backup": {"at": NOW - 60, "ok": False}}), "broken", "backup", "has failed", "journalctl"),
+    ("never a backup", stopped("throat-backup.timer", "active"), "warning", "backup", "never run", "list-timers"),
+    ("no drill", put("backups", {"backup": {"at": NOW, "ok": True}, "drill": {"at": NOW - 99 * 86400, "ok": True}}), "warning", "drill", "99 d ago", "journalctl"),
+]
+
+
+def examples():
+    """Reports to be looked at: one host and eight, healthy and broken."""
+    found = {}
+    for name, groups in (("one", ONE), ("eight", EIGHT)):
+        made = planned(groups)
+        results = answers(made)
+        found[f"{name}-healthy"] = copy.deepcopy(report(made, results))
+        first = groups["throat_gunicorn"][0]
+        put("workers", "gevent", {"status": 0, "seconds": 5, "release": ""})(results[first]["probe"])
+        put("disks", "/", DISK)(results[first]["probe"])
+        put("requests", {"requests": 5021, "errors": 412, "failed_logins": 3, "first": NOW - 3599})(results[groups["nginx"][0]]["probe"])
+        put("updates", {"waiting": 12, "security": 3, "known": NOW})(results[groups["postgres"][0]]["probe"])
+        if name == "one":
+            stopped("redis-server.service")(results[first]["probe"])
+            put("workers", "sync", {"status": 500, "seconds": 0.1, "release": ""})(results[first]["probe"])
+        else:
+            results["app2"] = {"unreachable": True, "msg": "Failed to connect to the host via ssh: ssh: connect to host 10.0.0.4 port 22: No route to host"}
+            put("pgbouncer", "databases", "throat", {"active": 20, "connections": 20, "waiting": 31, "wait": 4.2, "limit": 25, "is_paused": False})(results["pooler"]["probe"])
+        found[f"{name}-broken"] = report(made, results)
+    return found
+
+
+@pytest.mark.parametrize("groups", [ONE, EIGHT], ids=["one", "eight"])
+def test_nothing_is_wrong_when_all_is_well(groups):
+    made = planned(groups)
+    told = report(made, answers(made))
+    assert wrong(told) == [] and (told["level"], told["exit"]) == ("ok", 0)
+    assert {finding["host"] for finding in told["findings"]} == set(groups["throat"])
+    assert "all is well" in status.status_text(told)
+
+
+@pytest.mark.parametrize(("change", "level", "subject", "seen", "command"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
+def test_exactly_the_line_of_what_is_broken_turns(change, level, subject, seen, command):
+    made = planned(ONE)
+    results = answers(made)
+    change(results["host1"]["probe"])
+    told = report(made, results)
+    (found,) = wrong(told)
+    assert (found["level"], found["host"], found["subject"]) == (level, "host1", subject)
+    assert seen in found["seen"] and command in found["command"] and found["should"], found
+    assert told["exit"] == {"warning": 1, "broken": 2}[level]
+    text = status.status_text(told)
+    assert max(map(len, text.splitlines())) <= status.WIDTH or len(found["command"]) > 90
+    assert found["command"] in text
+
+
+def test_cases_have_names_of_their_own_and_are_many():
+    assert len({case[0] for case in BROKEN}) == len(BROKEN) >= 25
+
+
+def all_answer_500(results):
+    for result in results.values():
+        known = result.get("probe") or {"workers": {}}
+        known["workers"] = {name: {"status": 500, "seconds": 0.2, "release": ""} for name in known["workers"]}
+        if "web" in known:
+            known["web"]["health"] = {"status": 503, "seconds": 0.2, "release": ""}
+
+
+@pytest.mark.parametrize(
+    ("host", "change", "subject"),
+    [
+        ("cache", stopped("redis-server.service"), "Redis"),
+        ("pooler", stopped("pgbouncer.service"), "PgBouncer"),
+        ("pooler", put("pgbouncer", "databases", "throat", "is_paused", True), "pool throat"),
+        ("db", put("postgres", DOWN), "PostgreSQL"),
+    ],
+    ids=["Redis", "PgBouncer", "paused", "PostgreSQL"],
+)
+def test_what_follows_is_told_with_its_cause(host, change, subject):
+    made = planned(EIGHT)
+    results = answers(made)
+    change(results[host]["probe"])
+    all_answer_500(results)
+    (found,) = wrong(report(made, results))
+    assert (found["host"], found["subject"]) == (host, subject)
+    assert "worker sync on app2: runs, and answers 500" in found["so"] and "way to the workers on web1" in " ".join(found["so"])
+    # Socket.IO's handshake, the other workers of three hosts, and two web servers.
+    assert len(found["so"]) == 3 * 3 + 2
+
+
+def test_clients_that_wait_for_a_dead_server_are_not_news():
+    made = planned(EIGHT)
+    results = answers(made)
+    put("postgres", DOWN)(results["db"]["probe"])
+    put("pgbouncer", "databases", "throat", {"active": 0, "connections": 0, "waiting": 9, "wait": 15.0, "limit": 25, "is_paused": False})(results["pooler"]["probe"])
+    (found,) = wrong(report(made, results))
+    assert found["subject"] == "PostgreSQL" and "9 wait" in found["so"][0]
+
+
+def test_a_broken_worker_is_no_reason_for_another_one():
+    made = planned(EIGHT)
+    results = answers(made)
+    for host in ("app1", "app2"):
+        put("workers", "gevent", {"status": 500, "seconds": 0.1, "release": ""})(results[host]["probe"])
+    put("web", "health", {"status": 503, "seconds": 0.2, "release": ""})(results["web1"]["probe"])
+    found = wrong(report(made, results))
+    assert [(one["host"], one["subject"]) for one in found] == [("app1", "worker gevent"), ("app2", "worker gevent")]
+    assert [len(one["so"]) for one in found] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("result", "seen"),
+    [
+        ({"unreachable": True, "msg": "Failed to connect to the host via ssh: No route to host"}, "cannot be reached: Failed to connect to the host via ssh: No route to host"),
+        ({"failed": True, "module_stderr": "sudo: a password is required\n", "msg": "MODULE FAILURE"}, "cannot be asked: sudo: a password is required"),
+        ({}, "cannot be asked: no answer"),
+    ],
+)
+def test_a_host_that_is_down_is_one_line(result, seen):
+    made = planned(EIGHT)
+    results = {host: (result if host in ("app1", "cache", "web2", "db") else known) for host, known in answers(made).items()}
+    all_answer_500({host: known for host, known in results.items() if known is not result})
+    found = wrong(report(made, results))
+    assert {one["host"] for one in found} == {"app1", "cache", "web2", "db"} and {one["subject"] for one in found} == {"host"}
+    assert "app1  no answer" in status.status_text(report(made, {"app1": result}))
+    assert found[0]["seen"] == seen and sum(len(one["so"]) for one in found) == 2 * 3 + 1
+    assert "no answer" in status.status_text(report(made, results))
+
+
+def test_hosts_that_are_left_out_are_not_missed():
+    made = planned(EIGHT)
+    told = report(made, {"app1": answers(made)["app1"]})
+    assert list(told["hosts"]) == ["app1"] and wrong(told) == []
+
+
+def test_one_release_on_all_hosts():
+    made = planned(EIGHT)
+    results = answers(made)
+    put("release", {"name": "0" * 12, "since": NOW})(results["app3"]["probe"])
+    results["app3"]["probe"]["workers"] = {name: {**seen, "release": "0" * 12} for name, seen in results["app3"]["probe"]["workers"].items()}
+    (found,) = wrong(report(made, results))
+    assert (found["host"], found["seen"], found["should"]) == ("app3", "000000000000 is live", "d4f19451d854, as on the others")
+
+
+def test_limits_are_the_operators():
+    made = planned(ONE, throat_status_limits={"disk_percent": 20})
+    assert [one["subject"] for one in wrong(report(made, answers(made)))] == ["disk /"]
+    assert made["hosts"]["host1"]["site"]["status_limits"]["page_seconds"] == 2
+    refused = plan.make({"host1": {**SITE, "throat_status_limits": {"disk": 1}}}, ONE)
+    assert "throat_status_limits" in refused["refusals"][0]
+
+
+def ran(*tasks, failures=0):
+    """What Ansible's callback "json" prints of tasks (name, host, result), after a warning."""
+    played = [{"task": {"name": name}, "hosts": {host: result}} for name, host, result in tasks]
+    stats = {host: {"failures": failures, "unreachable": 0} for host in ("localhost", "host1")}
+    return "[WARNING]: something\n" + json.dumps({"plays": [{"tasks": played}], "stats": stats})
+
+
+@pytest.mark.parametrize(
+    ("said", "level", "seen"),
+    [
+        (ran(("throat.stack.nginx : Site | Write the site", "host1", {"changed": True})), "warning", "site.yml would change 1 thing: Site | Write the site"),
+        (ran(("Look", "host1", {"changed": False})), "ok", "none"),
+        # A block has rescued it.
+        (ran(("Ask", "host1", {"failed": True})), "ok", "none"),
+        (ran(("Ask", "host1", {"failed": True}), failures=1), "warning", "cannot be told: Ask fails"),
+        ("ERROR! no such thing", "warning", "cannot be told: site.yml does not come to its end"),
+    ],
+)
+def test_drift_is_told_of_what_check_mode_would_change(said, level, seen):
+    made = planned(ONE)
+    told = status.with_findings(report(made, answers(made)), status.drift_findings(said, "inventories/mysite"))
+    (found,) = [finding for finding in told["findings"] if finding["subject"] == "drift" and finding["host"] != "localhost"]
+    assert (found["level"], found["seen"], told["exit"]) == (level, seen, {"ok": 0, "warning": 1}[level])
+
+
+def test_worst_comes_first():
+    for told in examples().values():
+        levels = [status.LEVELS.index(finding["level"]) for finding in told["findings"]]
+        assert levels == sorted(levels)
+
+
+@pytest.mark.parametrize("name", ["one-healthy", "one-broken", "eight-healthy", "eight-broken"])
+def test_no_secret_and_no_request_is_in_what_is_shown(name):
+    told = examples()[name]
+    page, text = status_page.status_page(told), status.status_text(told)
+    for shown in (page, text, json.dumps(told)):
+        assert "which-nobody-sees" not in shown
+    assert set(re.findall(r"https?://[\w.-]+", page)) == {"https://throat.example.com", "http://www.w3.org"}
+    assert not re.search(r"<(script|link(?! rel=\"icon\" href=\"data:,\")|img|iframe)|url\(|@import", page)
+    assert max(map(len, text.splitlines())) <= status.WIDTH
+
+
+def test_page_draws_everybody_and_shows_what_others_say_as_text():
+    made = planned(EIGHT)
+    results = answers(made)
+    results["cache"] = {"unreachable": True, "msg": "<script>alert(1)</script>"}
+    page = status_page.status_page(report(made, results))
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    for drawn in re.findall(r"<svg.*?</svg>", page):
+        assert re.findall(r"<title>(.*?)</title>", drawn) == [
+            "nginx on web1", "nginx on web2", "workers on app1", "workers on app2", "workers on app3", "PgBouncer on pooler", "Redis on cache", "PostgreSQL on db",
+        ]
+        # Visitors ask two web servers, those three hosts each, those the pooler and Redis, which is broken, and the pooler the database.
+        assert len(re.findall('class="edge', drawn)) == 2 + 6 + 3 + 3 + 1 and len(re.findall('class="edge broken"', drawn)) == 3
+
+
+def test_a_second_site_and_one_without_a_pooler_are_asked_for_what_they_have():
+    made = planned(ONE, throat_gunicorn_config_name="test", throat_database_pooling="peewee", throat_public_url="http://throat.example.com:8080", nginx_tls_mode="none")
+    told = status.status_questions(made["hosts"]["host1"], "host1")
+    assert "pgbouncer" not in told and told["redis"]["operator"] == "/etc/redis/redis-throat_test.operator"
+    assert "redis-server@throat_test.service" in told["units"] and "throat_test-sync.service" in told["units"]
+    assert told["web"] == {"name": "throat.example.com", "port": 8080, "tls": False, "closed": "/etc/nginx/throat_test-maintenance"}
+
+
+# -- what the module reads
+
+
+def test_units_are_read():
+    shown = (
+        "Id=nginx.service\nLoadState=loaded\nActiveState=active\nSubState=running\nUnitFileState=enabled\nResult=success\nStateChangeTimestampMonotonic=5000000\n\n"
+        "Id=gone.service\nLoadState=not-found\nActiveState=inactive\nSubState=dead\nUnitFileState=\nStateChangeTimestampMonotonic=0\n"
+    )
+    assert probe.units(shown, 1000.0) == {
+        "nginx.service": {"is_there": True, "active": "active", "sub": "running", "enabled": "enabled", "result": "success", "since": 1005},
+        "gone.service": {"is_there": False, "active": "inactive", "sub": "dead", "enabled": "", "result": "", "since": 1000},
+    }
+
+
+def line(at, method="GET", uri="/", code=200, upstream="unix:/run/throat/sync.sock", agent="x"):
+    return f'{{"time":"2026-11-28T{at}+00:00","method":"{method}","uri":"{uri}","protocol":"HTTP/2.0","status":{code},"upstream":"{upstream}","user_agent":"{agent}"}}'.encode()
+
+
+def test_requests_of_the_last_hour_are_counted():
+    lines = [
+        line("05:00:00", code=500),
+        line("06:00:01"),
+        line("06:10:00", code=502),
+        # Closed for maintenance.
+        line("06:11:00", code=503, upstream=""),
+        line("06:12:00", "POST", "/login", 302),
+        line("06:12:01", "POST", "/login?next=/", 200),
+        line("06:12:02", "POST", "/login", 429),
+        line("06:12:03", "POST", "/api/v3/login", 200),
+        line("06:12:04", "POST", "/api/v3/login", 401),
+        # Somebody who would like to be counted.
+        line("06:13:00", agent='\\"status\\":500,\\"method\\":\\"POST\\",\\"uri\\":\\"/login\\"'),
+        b"half a line",
+    ]
+    since = 1795845600
+    assert probe.requests(lines[::-1], since) == {"requests": 9, "errors": 1, "failed_logins": 3, "first": since + 1}
+
+
+def test_pools_are_read_of_either_version():
+    new = (
+        "database,user,cl_active,cl_waiting,sv_active,sv_idle,maxwait,maxwait_us,pool_mode\n"
+        "pgbouncer,pgbouncer,1,0,0,0,0,0,statement\nthroat,throat,30,4,20,5,2,500000,transaction\nthroat,admin,1,1,1,0,0,0,transaction\n"
+        "name,host,current_connections,max_connections,paused\npgbouncer,,0,0,0\nthroat,/run/postgresql,25,25,1\n"
+    )
+    assert probe.pools(new) == {"throat": {"active": 21, "waiting": 5, "wait": 2.5, "connections": 25, "limit": 25, "is_paused": True}}
+    assert probe.pools("") == {}
+
+
+def test_redis_is_read_and_may_say_no_more_than_that_it_is_there():
+    said = "PONG\n# Memory\r\nused_memory:1000\r\nmaxmemory:2000\r\nmaxmemory_policy:noeviction\r\nconnected_clients:3\r\nmaxclients:100\r\nevicted_keys:7\r\n"
+    assert probe.redis_info(said) == {"answers": True, "policy": "noeviction", "memory": 1000, "limit": 2000, "clients": 3, "client_limit": 100, "evicted": 7}
+    assert probe.redis_info("PONG\nNOPERM this user has no permissions\n")["answers"] is True
+    assert probe.redis_info("Could not connect to Redis: Connection refused\n") == {"answers": False, "said": "Could not connect to Redis: Connection refused"}
+
+
+def test_journal_is_counted():
+    lines = [{"UNIT": "a.service", "MESSAGE_ID": probe.RESTARTED}] * 2 + [{"UNIT": "b.service", "MESSAGE_ID": probe.KILLED}]
+    assert probe.journal("\n".join(map(json.dumps, lines))) == {"restarts": {"a.service": 2}, "killed": {"b.service": 1}}
+
+
+@pytest.mark.parametrize(
+    ("text", "record"),
+    [
+        ('{"finished": "2026-11-28T06:00:00+00:00", "ok": true}', {"at": 1795845600.0, "ok": True}),
+        ('{"at": 5, "failed": true}', {"at": 5, "ok": False}),
+        ('{"time": "yesterday"}', {"at": None, "ok": True}),
+        ("[]", {"at": None, "ok": True}),
+        ('{"at": 5', {"at": None, "ok": False}),
+    ],
+)
+def test_record_of_a_backup_is_read_as_far_as_it_can_be(text, record):
+    assert probe.backup_record(text) == record
+
+
+def test_updates_are_counted():
+    said = "Inst libc6 [1] (2 Debian:12.9/stable [amd64])\nInst curl [1] (2 Debian-Security:12/stable-security [amd64])\nConf curl\n2 upgraded"
+    assert probe.updates(said) == {"waiting": 2, "security": 1}
