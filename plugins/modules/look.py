@@ -139,6 +139,10 @@ FILES = (
     "/var/www/{site}/static/live",
     "/usr/bin/npm",
     "/etc/sysctl.d/60-throat.conf",
+    "/etc/pgbackrest/conf.d/{site}.conf",
+    "/etc/systemd/system/timers.target.wants/{site}-backup@*",
+    "/etc/{site}-backup.json",
+    "/usr/local/sbin/{site}-backup",
     # Directories.
     "/opt/{site}/*",
     "/run/{site}",
@@ -158,6 +162,7 @@ TEXTS = (
     "/opt/{site}/rollback",
     "/etc/{site}/database.pem",
     "/etc/systemd/system/{site}-*.socket",
+    "/var/lib/{site}-backup/told",
 )
 # Only lines that are asked for: the rest may be a secret.
 LINES = {"/etc/redis/redis.conf": r"include "}
