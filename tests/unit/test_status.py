@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # What the host of the scenario "default" has answered.
 RECORDED = json.loads((ROOT / "tests/data/probe.json").read_text())
 NOW = RECORDED["time"]
-SECRETS = {f"throat_{name}": f"{name.replace('_', '-')}-which-nobody-sees" for name in ("database_password", "redis_password", "secret_key", "admin_password")}
+SECRETS = {name: f"{name.replace('_', '-')}-which-nobody-sees" for name in plan.SECRETS}
 SITE = {"throat_public_url": "https://throat.example.com", **SECRETS, "throat_shared_files": False}
 WORKERS = [{"name": "sync", "class": "sync"}, {"name": "gevent", "class": "gevent"}, {"name": "socketio", "class": "socketio"}]
 TIERS = ("postgres", "pgbouncer", "redis", "throat_gunicorn", "nginx")
