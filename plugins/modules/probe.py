@@ -136,7 +136,7 @@ probe:
   description:
     - What it has answered. Times are seconds since 1970, sizes bytes. docs/status.md describes each part.
     - C(units), C(failed), C(restarts), C(killed), C(workers), C(release), C(files), C(web), C(requests), C(postgres), C(pgbouncer), C(redis), C(certificates),
-      C(disks), C(memory), C(swap), C(load), C(clock), C(reboot), C(updates) and C(backups), each where it applies.
+      C(disks), C(memory), C(swap), C(load), C(clock), C(reboot), C(updates), C(backups) and C(backups_since), each where it applies.
   returned: always
   type: dict
 """
@@ -275,23 +275,13 @@ def updates(said: str) -> dict[str, int]:
     return {"waiting": len(lines), "security": sum("Security" in line for line in lines)}
 
 
-def backup_record(text: str) -> dict[str, object]:
-    """Return {"at": when it ended, "ok": whether well} of a record that a backup or a drill has left, as far as it says so."""
+def backup_records(text: str) -> dict[str, dict[str, object]]:
+    """Return action ("backup", "drill") to {"at": when, "ok", "said": the reason where it failed}, of the file that the backups leave."""
     try:
-        said = json.loads(text)
+        known = json.loads(text or "{}")
     except ValueError:
-        return {"at": None, "ok": False}
-    said = said if isinstance(said, dict) else {}
-    at = next((said[key] for key in ("finished", "ended", "end", "at", "time") if said.get(key)), None)
-    if isinstance(at, str):
-        try:
-            at = datetime.datetime.fromisoformat(at).timestamp()
-        except ValueError:
-            at = None
-    outcome = next((said[key] for key in ("ok", "success", "proven") if key in said), None)
-    if outcome is None and "failed" in said:
-        outcome = not said["failed"]
-    return {"at": at if isinstance(at, (int, float)) else None, "ok": outcome is None or bool(outcome)}
+        return {}
+    return {action: {"at": datetime.datetime.fromisoformat(last["at"]).timestamp(), "ok": last["ok"], "said": last["said"]} for action, last in known.items()}
 
 
 def run(*command: str, seconds: float = PATIENCE, **how: object) -> tuple[int | None, str]:
@@ -515,7 +505,7 @@ def main() -> None:
         live = f"/opt/{site}/current"
         current, since = (os.path.basename(os.readlink(live)), os.lstat(live).st_mtime) if os.path.islink(live) else ("", 0)
         migrations = sorted(os.path.basename(file)[:-3] for file in glob.glob(f"{live}/migrations/*.py") if not os.path.basename(file).startswith("_"))
-        records = {os.path.basename(file)[:-5]: backup_record(read(file)) for file in glob.glob(f"/var/lib/{site}-backup/*.json")}
+        wanted = f"/etc/systemd/system/timers.target.wants/{site}-backup@full.timer"
         load = os.getloadavg()
         probe = {
             "time": round(began),
@@ -534,7 +524,8 @@ def main() -> None:
             "clock": clock(told["now"], began),
             "reboot": reboot_reason(),
             "updates": pending.result(),
-            "backups": records,
+            "backups": backup_records(read(f"/var/lib/{site}-backup/status.json")),
+            "backups_since": os.lstat(wanted).st_mtime if os.path.lexists(wanted) else None,
         }
     probe["seconds"] = round(time.time() - began, 2)
     module.exit_json(changed=False, probe=probe)

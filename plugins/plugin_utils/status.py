@@ -97,7 +97,8 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
         }
     if "firewall" in roles:
         told["units"].append("throat-firewall.service")
-    told["units"].append(f"{site}-backup*.timer")
+    if "throat_backup" in roles:
+        told["units"] += [f"{site}-backup@{kind}.timer" for kind in ("full", "differential", "drill")]
     return {name: list(dict.fromkeys(value)) if name in ("units", "certificates", "paths") else value for name, value in told.items()}
 
 
@@ -445,21 +446,24 @@ def machine_findings(host: Host) -> Iterator[Finding]:
 
 
 def backup_findings(host: Host) -> Iterator[Finding]:
-    """A site may have no backup of ours; where there is one, it and the proof of it are not to be old."""
-    records, now = host.probe["backups"], host.probe["time"]
-    timers = [unit for unit in host.probe["units"] if unit.endswith(".timer") and unit.startswith(f"{host.site}-backup")]
-    if timers and not records:
-        yield host.warning("backup", "has never run", "one a day", f"systemctl list-timers {host.site}-backup*; journalctl -u '{host.site}-backup*' -n 50")
-    for name, record in sorted(records.items()):
-        limit = host.limits["drill_days"] * DAY if "drill" in name or "restore" in name else host.limits["backup_hours"] * 3600
-        age = now - record["at"] if record["at"] else None
-        look = f"journalctl -u '{host.site}-backup*' -n 50"
-        if not record["ok"]:
-            yield host.broken(name, "the last one has failed" + (f", {period(age)} ago" if age is not None else ""), "well", look)
-        elif age is not None and age > limit:
-            yield host.warning(name, f"the last one was {period(age)} ago", f"{period(limit)} at most", look)
-        else:
-            yield host.ok(name, f"{period(age)} ago" if age is not None else "well")
+    """The last backup and the last proof of one have gone well, and are not old."""
+    if "throat_backup" not in host.roles:
+        return
+    now, made = host.probe["time"], f"{host.site}-backup"
+    for kind in ("full", "differential", "drill"):
+        yield from unit_findings(host, f"{made}@{kind}.timer", "backup", "")
+    for name, limit in (("backup", host.limits["backup_hours"] * 3600), ("drill", host.limits["drill_days"] * DAY)):
+        last, look = host.probe["backups"].get(name), f"journalctl -u '{made}@*' -n 50"
+        # A host is new for as long.
+        at = last["at"] if last else host.probe["backups_since"]
+        age = now - at if at else 0
+        if last and not last["ok"]:
+            yield host.broken(name, f"the last one, {period(age)} ago, has failed: {last['said']}", "well", look)
+        elif age > limit:
+            seen = f"the last one was {period(age)} ago" if last else "has never run"
+            yield host.warning(name, seen, f"every {period(limit)}", f"systemctl list-timers '{made}@*'; {look}")
+        elif last:
+            yield host.ok(name, f"{period(age)} ago")
 
 
 def _short(unit: str) -> str:

@@ -36,7 +36,7 @@ def answers(made):
 
 def answer(roles, host):
     asked, known = status.status_questions(roles, host), copy.deepcopy(RECORDED)
-    known["units"] = {unit: known["units"].get(unit, known["units"]["nginx.service"]) for unit in asked["units"] if "backup" not in unit}
+    known["units"] = {unit: dict(known["units"].get(unit, known["units"]["nginx.service"])) for unit in asked["units"]}
     known["workers"] = {worker["name"]: known["workers"][worker["name"]] for worker in asked["workers"]}
     known["certificates"] = {path: known["certificates"]["/etc/ssl/certs/throat.pem"] for path in asked["certificates"]}
     for part, option in (("web", "web"), ("requests", "web"), ("postgres", "postgres"), ("pgbouncer", "pgbouncer"), ("redis", "redis")):
@@ -131,10 +131,10 @@ BROKEN = [
     ("others' unit", put("failed", ["smartd.service"]), "warning", "unit smartd", "has failed", "systemctl status smartd"),
     ("reboot", put("reboot", "kernel 6.1.0-30 runs, 6.1.0-31 is installed"), "warning", "reboot", "6.1.0-31", "reboot"),
     ("updates", put("updates", {"waiting": 9, "security": 3, "known": NOW}), "warning", "updates", "3 for security", "apt-get upgrade"),
-    ("backup is old", put("backups", {"backup": {"at": NOW - 3 * 86400, "ok": True}}), "warning", "backup", "3 d ago", "throat-backup"),
-    ("backup failed", put("backups", {"backup": {"at": NOW - 60, "ok": False}}), "broken", "backup", "has failed", "journalctl"),
-    ("never a backup", stopped("throat-backup.timer", "active"), "warning", "backup", "never run", "list-timers"),
-    ("no drill", put("backups", {"backup": {"at": NOW, "ok": True}, "drill": {"at": NOW - 99 * 86400, "ok": True}}), "warning", "drill", "99 d ago", "journalctl"),
+    ("backup is old", put("backups", {"backup": {"at": NOW - 3 * 86400, "ok": True, "said": ""}}), "warning", "backup", "3 d ago", "throat-backup"),
+    ("backup failed", put("backups", {"backup": {"at": NOW - 60, "ok": False, "said": "the disk is full"}}), "broken", "backup", "1 min ago, has failed: the disk is full", "journalctl"),
+    ("never a backup", put("backups_since", NOW - 4 * 86400), "warning", "backup", "never run", "list-timers"),
+    ("no drill", put("backups", {"backup": {"at": NOW, "ok": True, "said": ""}, "drill": {"at": NOW - 99 * 86400, "ok": True, "said": ""}}), "warning", "drill", "99 d ago", "journalctl"),
 ]
 
 
@@ -404,18 +404,10 @@ def test_journal_is_counted():
     assert probe.journal("\n".join(map(json.dumps, lines))) == {"restarts": {"a.service": 2}, "killed": {"b.service": 1}}
 
 
-@pytest.mark.parametrize(
-    ("text", "record"),
-    [
-        ('{"finished": "2026-11-28T06:00:00+00:00", "ok": true}', {"at": 1795845600.0, "ok": True}),
-        ('{"at": 5, "failed": true}', {"at": 5, "ok": False}),
-        ('{"time": "yesterday"}', {"at": None, "ok": True}),
-        ("[]", {"at": None, "ok": True}),
-        ('{"at": 5', {"at": None, "ok": False}),
-    ],
-)
-def test_record_of_a_backup_is_read_as_far_as_it_can_be(text, record):
-    assert probe.backup_record(text) == record
+def test_what_the_backups_leave_is_read():
+    said = '{"backup": {"at": "2026-11-28 06:00:00+00", "ok": false, "said": "the disk is full", "last_success": ""}}'
+    assert probe.backup_records(said) == {"backup": {"at": 1795845600.0, "ok": False, "said": "the disk is full"}}
+    assert probe.backup_records("") == probe.backup_records("{") == {}
 
 
 def test_updates_are_counted():
