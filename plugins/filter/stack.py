@@ -62,6 +62,7 @@ class FilterModule:
             shown.plan_text,
             workers.complete_workers,
             workers.name_sockets,
+            workers.stand_in_units,
             workers.site_name,
             workers.status_table,
             workers.units,

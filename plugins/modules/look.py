@@ -125,6 +125,7 @@ FILES = (
     "/etc/nginx/sites-enabled/*",
     "/etc/ssl/certs/{site}.pem",
     "/etc/systemd/system/{site}-*",
+    "/run/systemd/system/{site}-*_next.*",
     "/etc/systemd/system/*.d/throat*.conf",
     "/etc/systemd/system/pgbouncer-pause@.service",
     "/etc/systemd/system/throat-firewall.service",

@@ -65,7 +65,7 @@ def open_sockets(files: Mapping[str, Mapping[str, Any]], site: str = "throat") -
 
 
 def name_sockets(workers: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str, Any]], site: str = "throat") -> list[dict[str, Any]]:
-    """Return completed entries with the `socket` of those that move changed.
+    """Return completed entries with the `socket` of those that move changed, and `open` (the units of the sockets that each has now) added.
 
     systemd opens a socket elsewhere only after it has closed it. So a worker that moves gets a second unit (throat-sync_2), and listens at both addresses
     until nginx asks at the new one.
@@ -76,7 +76,7 @@ def name_sockets(workers: Sequence[Mapping[str, Any]], files: Mapping[str, Mappi
         unit = f"{site}-{worker['name']}"
         names = [unit, *(f"{unit}_{number}" for number in range(2, len(there) + 3))]
         mine = [name for name in names if there.get(name) == worker["listen"]] or [name for name in names if name not in there]
-        named.append({**worker, "socket": mine[0]})
+        named.append({**worker, "socket": mine[0], "open": [name for name in names if name in there]})
     return named
 
 
@@ -163,6 +163,16 @@ def units(workers: Sequence[Mapping[str, Any]], site: str = "throat", runtime: s
         names = {"socket": worker["socket"], "service": f"{site}-{worker['name']}"}
         made += [{"name": f"{names[kind]}.{kind}", "template": template, "worker": worker} for kind, template in templates.items()]
     return [*made, {"name": f"{site}-{FOLLOWER}.service", "template": f"throat-{FOLLOWER}.service.j2", "worker": None}]
+
+
+def stand_in_units(worker: Mapping[str, Any], shares: Sequence[str], site: str = "throat", runtime: str = "native") -> list[dict[str, Any]]:
+    """Return the units of the worker that serves while this one restarts, as units() does.
+
+    It serves at some sockets of this one (`shares`), and has one of its own, at which it can be asked before the other is told to stop.
+    """
+    name = f"{worker['name']}_next"
+    entry = {**worker, "name": name, "listen": f"/run/{site}/{name}.sock", "socket": f"{site}-{name}", "shares": list(shares)}
+    return units([entry], site, runtime)[:-1]
 
 
 def worker_states(

@@ -198,6 +198,14 @@ def test_worker_that_moves_opens_a_second_socket(listening, units):
     assert [unit["name"] for unit in workers.units(entries)][:2] == [f"{units[0]}.socket", "throat-sync.service"]
 
 
+def test_worker_that_restarts_is_stood_in_for_at_the_sockets_that_it_has():
+    entries = workers.name_sockets(workers.complete_workers(GOOD), found_sockets({"throat-sync": "/run/throat/sync.sock", "throat-sync_2": "10.0.0.5:6000"}))
+    assert [entry["open"] for entry in entries] == [["throat-sync", "throat-sync_2"], []]
+    socket, service = workers.stand_in_units(entries[0], entries[0]["open"], runtime="container")
+    assert (socket["name"], service["name"], service["template"]) == ("throat-sync_next.socket", "throat-sync_next.service", "throat-container.service.j2")
+    assert (service["worker"]["listen"], service["worker"]["shares"]) == ("/run/throat/sync_next.sock", ["throat-sync", "throat-sync_2"])
+
+
 def test_worker_that_takes_the_address_of_another_is_refused():
     entries = workers.complete_workers([{"name": "fast", "class": "sync"}, {"name": "more", "class": "sync"}, *GOOD[1:]], "10.0.0.5")
     assert [entry["listen"] for entry in entries] == ["10.0.0.5:5000", "10.0.0.5:5003", "10.0.0.5:5002"]
