@@ -167,6 +167,8 @@ class Host:
     roles: Roles
     probe: Probe
     inventory: str
+    # When its answer was there, by the controller's clock.
+    received: float
 
     @property
     def site(self) -> str:
@@ -231,8 +233,9 @@ def app_findings(host: Host) -> Iterator[Finding]:
         # Whoever asks too often is limited, by a worker that serves.
         is_served = answer["status"] == 200 or (answer["status"] == 429 and answer["release"])
         if not answer["status"]:
+            within = f" within {answer['seconds']:.0f} s" if answer["seconds"] >= 1 else ""
             restart = f"systemctl restart {service.removesuffix('.service')}"
-            yield host.broken(subject, f"runs, and does not answer within {answer['seconds']:.0f} s", should, f"{journal}; {restart}", tier)
+            yield host.broken(subject, f"runs, and does not answer{within}", should, f"{journal}; {restart}", tier)
         elif not is_served:
             yield host.broken(subject, f"runs, and answers {answer['status']}", should, journal, tier)
         elif answer["release"] and release and answer["release"] != release:
@@ -257,7 +260,8 @@ def web_findings(host: Host) -> Iterator[Finding]:
         health = web.get("health")
         if health and not health["status"]:
             helps = "nginx -t; journalctl -u nginx -n 50"
-            yield host.broken("nginx", f"does not answer within {health['seconds']:.0f} s", "200 of /throat-health", helps, tier)
+            within = f" within {health['seconds']:.0f} s" if health["seconds"] >= 1 else ""
+            yield host.broken("nginx", f"does not answer{within}", "200 of /throat-health", helps, tier)
         elif health and health["status"] != 200:
             seen = f"no worker of some class answers it (/throat-health says {health['status']})"
             yield host.broken("way to the workers", seen, "200 of /throat-health", f"tail /var/log/nginx/{host.site}.error.log", tier)
@@ -413,9 +417,11 @@ def machine_findings(host: Host) -> Iterator[Finding]:
     else:
         yield host.ok("load", said)
     clock = probe["clock"]
-    if abs(clock["offset"]) > limits["clock_seconds"]:
-        way = "ahead of" if clock["offset"] > 0 else "behind"
-        yield host.broken("clock", f"{period(abs(clock['offset']))} {way} the controller's", f"within {limits['clock_seconds']} s", "timedatectl")
+    # It began after it was asked, and ended before it was heard, however long the way was.
+    behind, ahead = clock["sent"] - clock["began"], clock["ended"] - host.received
+    if max(behind, ahead) > limits["clock_seconds"]:
+        way = "ahead of" if ahead > behind else "behind"
+        yield host.broken("clock", f"{period(max(behind, ahead))} {way} the controller's", f"within {limits['clock_seconds']} s", "timedatectl")
     elif clock["is_synchronised"] is False:
         yield host.warning("clock", "nothing keeps it right", "synchronised", "timedatectl set-ntp true; timedatectl")
     else:
@@ -565,14 +571,15 @@ def _causes_in(finding: Finding) -> Iterable[str]:
 def status_report(made: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]], asked: float, inventory: str = "<inventory>") -> dict[str, Any]:
     """Return how the site is, as docs/status.md describes it.
 
-    made: the plan; results: host to what Ansible registers of the module probe; asked: when, seconds since 1970; inventory: as the operator names it.
+    made: the plan; results: host to what Ansible registers of the module probe; asked: when they were there, seconds since 1970;
+    inventory: as the operator names it.
     """
     hosts = {host: made["hosts"][host] for host in results if host in made["hosts"]}
     probes = {host: results[host]["probe"] for host in hosts if results[host].get("probe")}
     found: list[Finding] = []
     for host, roles in hosts.items():
         if host in probes:
-            found += host_findings(Host(host, roles, probes[host], inventory))
+            found += host_findings(Host(host, roles, probes[host], inventory, asked))
         else:
             found.append(Finding("broken", host, "host", unreachable_reason(results[host]), "answers", f"ansible -i {inventory} -m ping {host}"))
     # Causes before what follows from them, and then the worst first.
@@ -679,7 +686,7 @@ def numbers(report: Mapping[str, Any], host: str) -> dict[str, str]:
     memory = probe["memory"]
     names, good = report["hosts"][host]["workers"], [answer for answer in answers if answer["status"] == 200]
     return {
-        "release": (probe["release"] or {}).get("name", "")[:12],
+        "release": (probe["release"] or {}).get("name", "")[:12] if names else "",
         "workers": f"{len(good)} of {len(names)}" if names else "",
         "page": f"{max((answer['seconds'] for answer in good), default=0):.2f} s" if good else "",
         "pool": f"{pool['connections']}/{pool['limit']}" if pool else "",
@@ -696,7 +703,8 @@ def numbers(report: Mapping[str, Any], host: str) -> dict[str, str]:
 def cells(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the numbers of all hosts as rows, the first of which names the columns; columns that apply to no host are left out."""
     known = {host: numbers(report, host) for host in report["hosts"]}
-    columns = [column for column in next((row for row in known.values() if row), {"": ""}) if not column or any(row.get(column) for row in known.values())]
+    named = next((row for row in known.values() if row), {"": ""})
+    columns = [column for column in named if not column or any(row.get(column) for row in known.values())]
     rows = [("host", *columns)]
     for host, row in known.items():
         rows.append((host, *(row.get(column) or "" for column in columns)) if row else (host, "no answer", *[""] * (len(columns) - 1)))
@@ -717,9 +725,21 @@ def status_text(report: Mapping[str, Any]) -> str:
     parts = [f"{report['url']}: {headline(report)} ({count} host{'s' * (count != 1)}, {when})"]
     wrong = [finding for finding in report["findings"] if finding["level"] != "ok"]
     if wrong:
-        parts.append("\n".join(_wrong_lines(wrong)))
+        parts.append("\n".join(_wrong_lines(together(wrong))))
     parts.append("\n".join(_shortened(table(cells(report)))))
     return "\n\n".join(parts)
+
+
+def together(findings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the findings with those that say the same of several hosts as one."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for finding in findings:
+        same = (*(finding[name] for name in ("level", "subject", "seen", "should", "command")), *finding["so"])
+        if same in found:
+            found[same]["host"] += f", {finding['host']}"
+        else:
+            found[same] = dict(finding)
+    return list(found.values())
 
 
 def _wrong_lines(wrong: Sequence[Mapping[str, Any]]) -> list[str]:

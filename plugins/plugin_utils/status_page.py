@@ -140,7 +140,9 @@ def box_lines(report: Report, host: str, role: str, suffering: set[tuple[str, st
             text = "stopped" if answer is None else f"{answer['status']} in {answer['seconds']:.2f} s" if answer["status"] else "hangs"
             yield f"{name}: {text}", level(f"worker {name}")
     elif role == "nginx":
-        yield f"{known['5xx/h'].replace('/', ' of ')} were 5xx" if known["5xx/h"] else "no log", level("errors", "way to the workers", "nginx")
+        yield f"{known['5xx/h'].replace('/', ' of ')} were 5xx" if known["5xx/h"] else "no log", level("errors", "nginx")
+        if level("way to the workers") != "ok":
+            yield "reaches not all classes", level("way to the workers")
     elif role == "pgbouncer":
         yield f"{known['pool'].replace('/', ' of ')} connections" if known["pool"] else "no answer", level(f"pool {report['site']}", "PgBouncer")
     elif role == "postgres":

@@ -125,7 +125,8 @@ BROKEN = [
     ("memory", put("memory", "available", 10**8), "warning", "memory", "% of", "ps -eo rss"),
     ("killed", put("killed", {"throat-sync.service": 2}), "warning", "memory of throat-sync", "killed 2 times", "journalctl -k"),
     ("load", put("load", "five", 20.0), "warning", "load", "20.0 on 2 cores", "ps -eo pcpu"),
-    ("clock wrong", put("clock", "offset", -3600), "broken", "clock", "1 h behind", "timedatectl"),
+    ("clock wrong", put("clock", {"sent": NOW, "began": NOW - 3600, "ended": NOW - 3598, "is_synchronised": True}), "broken", "clock", "1 h behind", "timedatectl"),
+    ("clock ahead", put("clock", {"sent": NOW - 9, "began": NOW + 60, "ended": NOW + 62, "is_synchronised": True}), "broken", "clock", "1 min ahead of", "timedatectl"),
     ("clock free", put("clock", "is_synchronised", False), "warning", "clock", "nothing keeps it", "set-ntp"),
     ("restarts", put("restarts", {"throat-gevent.service": 9}), "warning", "restarts of throat-gevent", "9 in a day", "--since -1d"),
     ("others' unit", put("failed", ["smartd.service"]), "warning", "unit smartd", "has failed", "systemctl status smartd"),
@@ -255,6 +256,23 @@ def test_a_host_that_is_down_is_one_line(result, seen):
     assert "app1  no answer" in status.status_text(report(made, {"app1": result}))
     assert found[0]["seen"] == seen and sum(len(one["so"]) for one in found) == 2 * 3 + 1
     assert "no answer" in status.status_text(report(made, results))
+
+
+def test_what_is_the_same_on_several_hosts_is_one_line_of_the_screen():
+    made = planned(EIGHT)
+    results = answers(made)
+    for host in ("app1", "app2", "db"):
+        put("updates", {"waiting": 9, "security": 3, "known": NOW})(results[host]["probe"])
+    told = report(made, results)
+    assert len(wrong(told)) == 3 and status.status_text(told).count("3 for security wait") == 1
+    assert "app1, app2, db" in status.status_text(told)
+
+
+def test_a_slow_way_is_no_wrong_clock():
+    made = planned(ONE)
+    results = answers(made)
+    put("clock", {"sent": NOW - 40, "began": NOW - 20, "ended": NOW - 18, "is_synchronised": True})(results["host1"]["probe"])
+    assert wrong(report(made, results)) == []
 
 
 def test_hosts_that_are_left_out_are_not_missed():
@@ -411,5 +429,12 @@ def test_what_the_backups_leave_is_read():
 
 
 def test_updates_are_counted():
-    said = "Inst libc6 [1] (2 Debian:12.9/stable [amd64])\nInst curl [1] (2 Debian-Security:12/stable-security [amd64])\nConf curl\n2 upgraded"
+    source, security = "        500 http://deb.debian.org/debian trixie/main amd64 Packages\n", "        500 http://deb.debian.org/debian-security trixie-security/main amd64 Packages\n"
+    status = "        100 /var/lib/dpkg/status\n"
+    said = (
+        f"acl:\n  Installed: 2.3\n  Candidate: 2.3\n  Version table:\n *** 2.3 500\n{security}{status}"
+        f"curl:\n  Installed: 8.1\n  Candidate: 8.1+deb1\n  Version table:\n     8.1+deb1 500\n{security} *** 8.1 500\n{source}{status}"
+        f"vim:\n  Installed: 9.0\n  Candidate: 9.1\n  Version table:\n     9.1 500\n{source} *** 9.0 500\n{security}{status}"
+        f"ours:\n  Installed: 1\n  Candidate: 1\n  Version table:\n *** 1 100\n{status}"
+    )
     assert probe.updates(said) == {"waiting": 2, "security": 1}
