@@ -76,7 +76,7 @@ def run_site(scenario):
 def secrets(scenario) -> dict[str, str]:
     """The secrets that the first run made, by name."""
     found = {path.name: path.read_text().strip() for path in (scenario / "inventory/.secrets").iterdir()}
-    assert len(found) == 4 and all(len(value) >= 20 for value in found.values())
+    assert len(found) == 5 and all(len(value) >= 20 for value in found.values())
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import build, database, looked, move, plan, routes, shown, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import backup, build, database, looked, move, plan, routes, shown, workers
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,6 +27,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
+            backup.migration_gap,
             build.build_inputs,
             build.override_npm_lock,
             build.override_requirements,

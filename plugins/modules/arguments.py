@@ -15,7 +15,7 @@ options:
     description: Name of the role.
     type: str
     required: true
-    choices: [throat_gunicorn, postgres, pgbouncer, redis, nginx, firewall]
+    choices: [throat_gunicorn, throat_backup, postgres, pgbouncer, redis, nginx, firewall]
 author:
   - The throat.stack engineers (@Phuks-co)
 """

@@ -138,6 +138,11 @@ FILES = (
     "/var/www/{site}/static/live",
     "/usr/bin/npm",
     "/etc/sysctl.d/60-throat.conf",
+    "/etc/pgbackrest/conf.d/{site}.conf",
+    "/etc/systemd/system/timers.target.wants/{site}-backup@*",
+    "/etc/{site}-backup.json",
+    "/usr/local/sbin/{site}-backup",
+    "/var/lib/{site}-backup/told",
     # Directories.
     "/opt/{site}/*",
     "/run/{site}",

@@ -63,6 +63,24 @@ def nginx(arguments: Arguments) -> list[str]:
     return lines + _networks("nginx_maintenance_addresses", arguments["maintenance_addresses"])
 
 
+def throat_backup(arguments: Arguments) -> list[str]:
+    lines = _named("throat_backup_site", arguments["site"], r"[A-Za-z0-9_]+", "letters, digits and underscores")
+    for name, paths in (
+        ("throat_backup_repository", [arguments["repository"]]),
+        ("throat_backup_copies", [copy["path"] for copy in arguments["copies"]]),
+        ("throat_backup_files", arguments["files"]),
+    ):
+        lines += [f"{name}: {path} is no path of the host; write it from its root, as in /mnt/backup" for path in paths if not re.fullmatch(r"/[^\s']+", path)]
+    places = [arguments["repository"], *(copy["path"] for copy in arguments["copies"])]
+    lines += [f"throat_backup_copies: {place} is named twice; a copy is in another place" for place in dict.fromkeys(places) if places.count(place) > 1]
+    # (A missing one has been named as such.)
+    if arguments["key"] and not re.fullmatch(r"[!-~][ -~]{14,}[!-~]", arguments["key"]):
+        lines.append("throat_backup_key: must be 16 or more ASCII characters, without a space around them; openssl rand -hex 24 makes one")
+    if not arguments["fulls_kept"]:
+        lines.append("throat_backup_fulls_kept: 0 is too low; set 1 or more")
+    return lines
+
+
 def firewall(arguments: Arguments) -> list[str]:
     lines = []
     for service in arguments["services"]:
@@ -110,4 +128,5 @@ def source_errors(arguments: Arguments) -> list[str]:
     return []
 
 
-CHECKS: dict[str, Callable[[Arguments], list[str]]] = {check.__name__: check for check in (postgres, pgbouncer, redis, throat_gunicorn, nginx, firewall)}
+_OF_ROLES = (postgres, pgbouncer, redis, throat_gunicorn, throat_backup, nginx, firewall)
+CHECKS: dict[str, Callable[[Arguments], list[str]]] = {check.__name__: check for check in _OF_ROLES}

@@ -68,7 +68,7 @@ def guarded_before(files: Files, path: str, services: Sequence[Mapping[str, Any]
 
 
 def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
-    """Return the roles of a host that still let in clients which have left the inventory, and the firewall where there shall be none any more.
+    """Return the roles of a host that still let in clients which have left the inventory, and firewall and backups where there shall be none any more.
 
     roles: the host's part of the plan.
     """
@@ -79,6 +79,8 @@ def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
             found.append("postgres")
     if "pgbouncer" in roles and admitted_before(files, "/etc/pgbouncer/hba.conf", roles["pgbouncer"]["client_networks"]):
         found.append("pgbouncer")
+    if "throat_backup" not in roles and any(path.startswith("/etc/systemd/system/timers.target.wants/") for path in files):
+        found.append("throat_backup")
     rules = "/etc/throat-firewall.nft"
     if "firewall" in roles:
         is_outdated = bool(guarded_before(files, rules, roles["firewall"]["services"]))

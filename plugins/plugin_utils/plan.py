@@ -23,9 +23,9 @@ from ansible_collections.throat.stack.plugins.plugin_utils.database import redis
 
 COLLECTION = pathlib.Path(__file__).parents[2]
 # The workers first, since the others serve them.
-ROLES = ("throat_gunicorn", "postgres", "pgbouncer", "redis", "nginx", "firewall")
+ROLES = ("throat_gunicorn", "throat_backup", "postgres", "pgbouncer", "redis", "nginx", "firewall")
 # Those that are made and kept on the controller where nobody gives them: name to length, in letters and digits.
-SECRETS = {"throat_database_password": 40, "throat_redis_password": 40, "throat_secret_key": 50, "throat_admin_password": 20}
+SECRETS = {"throat_database_password": 40, "throat_redis_password": 40, "throat_secret_key": 50, "throat_admin_password": 20, "throat_backup_key": 48}
 # Groups of the inventory that a role is for.
 GROUPS = topology.ROLE_GROUPS
 SOCKET = {"host": "/run/postgresql"}
@@ -141,6 +141,7 @@ class Site:
         """Return the roles of a host, in the order of ROLES."""
         groups = {name for name, hosts in self.groups.items() if host in hosts}
         mine = groups | ({"throat_gunicorn"} if "throat_build" in groups else set()) | ({"firewall"} if self.firewall(host) != "none" else set())
+        mine |= {"throat_backup"} if self.value(host, "throat_backup") and groups & {"postgres", "throat_gunicorn"} else set()
         return [role for role in ROLES if role in mine and (role != "pgbouncer" or self.pooled)]
 
     def firewall(self, host: str) -> str:
@@ -160,6 +161,8 @@ class Site:
 
     def for_postgres(self, host: str) -> dict[str, Any]:
         clients = self.clients("postgres", host)
+        # The cluster is the machine's, and so is its archive.
+        archives = self.is_production and "throat_backup" in self.roles(host)
         access = {"database": self.name, "user": self.name, "system_users": [self.name, "postgres"], "addresses": ["127.0.0.1/32", *self.networks(clients)]}
         return {
             "postgres_site": self.name,
@@ -173,6 +176,7 @@ class Site:
             # The application's commands (as its own user) and a pooler on this host (postgres) come over the unix socket, which spares them the password.
             "postgres_access": [access],
             "postgres_listen_addresses": self.listening("postgres", host),
+            "postgres_archive_command": f"pgbackrest --stanza={self.name} archive-push %p" if archives else "",
             # One on this host is held by a unit beside the server; on any other there may be one of before, which workers ask until later in the run.
             "postgres_poolers": [{"host": other, "port": self.value(other, "pgbouncer_port")} for other in self.hosts if other != host],
         }
@@ -279,6 +283,21 @@ class Site:
             "nginx_thumbnails_dir": f"/var/lib/{self.name}/thumbs",
         }
 
+    def for_throat_backup(self, host: str) -> dict[str, Any]:
+        state = f"/var/lib/{self.name}"
+        # What hosts share is backed up by the first of them.
+        sends = host in self.apps and (not self.sharing(host) or host == self.apps[0])
+        return {
+            "throat_backup_site": self.name,
+            "throat_backup_key": self.secret(host, "backup_key"),
+            "throat_backup_repository": f"{state}-backup/repository",
+            "throat_backup_database": self.name if host in self.group("postgres") else "",
+            "throat_backup_cluster": self.is_production,
+            "throat_backup_postgres_port": self.value(host, "postgres_port"),
+            "throat_backup_files": [f"{state}/uploads", f"{state}/thumbs"] * sends + [f"/etc/{self.name}"] * (host in self.apps),
+            "throat_backup_mount": state if sends and self.sharing(host) else "",
+        }
+
     def for_firewall(self, host: str) -> dict[str, Any]:
         tiers = [tier for tier in ("postgres", "pgbouncer", "redis") if host in self.group(tier)]
         ports = {"postgres": self.value(host, "postgres_port"), "pgbouncer": self.value(host, "pgbouncer_port"), "redis": self.redis_port(host)}
@@ -321,6 +340,7 @@ class Site:
             "check_certificate": given.get("throat_check_certificate", bool(web) and web["tls_mode"] != "self_signed"),
             "admin": given.get("throat_gunicorn_admin", {}).get("name", self.value(host, "throat_admin_name")),
             "secrets_dir": given.get("throat_secrets_dir", ""),
+            "backup_warning": self.backup_warning(),
             # Hosts whose certificate this one must know, empty where there is none to ask but itself.
             "database_host": "" if server == host else server,
             "pooler_host": "" if pooler == host else pooler,
@@ -339,6 +359,20 @@ class Site:
             "workers": [entry["name"] for entry in self.workers.get(host, [])] if host in self.apps else [],
             "web_servers": len(self.group("nginx")),
         }
+
+    def backup_warning(self) -> str:
+        """Return what to say at the end of a run where what is backed up is lost with its backups."""
+        backed = [host for host in self.hosts if "throat_backup" in self.roles(host)]
+        own = {"throat_backup_repository", "throat_backup_copies"}
+        alone = [host for host in backed if not any(self.given[host].get(name) for name in own)]
+        if not backed:
+            return "There are no backups (throat_backup is false)."
+        return (
+            f"The backups of {', '.join(alone)} are on its own disk, which is no backup when the disk goes: name another place in throat_backup_copies, "
+            "and keep a copy of throat_backup_key elsewhere."
+            if alone
+            else ""
+        )
 
     # -- what makes an inventory impossible
 
@@ -374,7 +408,8 @@ class Site:
                 made = self.arguments(host, role)
                 said = arguments.missing(options(role), {f"{role}_{name}": value for name, value in made.items()})
                 # A secret of the site that is missing has been named as such.
-                lines += [] if said and any(self.secret(host, name.removeprefix("throat_")) in (None, "") for name in SECRETS) else said
+                named = [name for name in SECRETS if name in options("site") and self.secret(host, name.removeprefix("throat_")) in (None, "")]
+                lines += [] if named and role != "throat_backup" else said
                 lines += self.blamed(host, CHECKS[role](made))
                 if role == "throat_gunicorn" and self.needs_source:
                     lines += source_errors(made)

@@ -22,6 +22,7 @@ SITE = {
     "throat_redis_password": "redis-secret",
     "throat_secret_key": "key-secret",
     "throat_admin_password": "admin-secret",
+    "throat_backup_key": "backup-secret-of-a-test",
 }
 GROUPS = {name: ["host1"] for name in ("throat", "postgres", "pgbouncer", "redis", "throat_gunicorn", "nginx")}
 
@@ -120,6 +121,7 @@ def test_any_text_is_a_secret_or_is_refused(text, name):
         "throat_redis_password": told["redis"]["password"],
         "throat_secret_key": told["throat_gunicorn"]["secret_key"],
         "throat_admin_password": told["throat_gunicorn"]["admin"]["password"],
+        "throat_backup_key": told["throat_backup"]["key"],
     }[name] == text
     address = urllib.parse.urlsplit(told["throat_gunicorn"]["redis_url"])
     assert address.hostname == "127.0.0.1" and address.port == 6379 and address.password == database.redis_login(told["redis"]["password"])
@@ -172,7 +174,7 @@ def test_plan_is_plain_data():
 def test_plan_is_shown_without_a_secret():
     made = make({"throat_proxies": [{"name": "CDN", "addresses": "198.51.100.0/24"}]})
     text, data = shown.plan_text(made), json.dumps(shown.plan_data(made))
-    for secret in ("database-secret", "redis-secret", "key-secret", "admin-secret"):
+    for secret in ("database-secret", "redis-secret", "key-secret", "admin-secret", "backup-secret-of-a-test"):
         assert secret in json.dumps(made) and secret not in text and secret not in data
     for part in (
         "Site throat at https://throat.example.com", "visitor -> CDN (198.51.100.0/24) -> nginx -> worker, SITE_TRUSTED_PROXY_COUNT 2", "worker gevent (gevent, 1 x 40)",

@@ -267,7 +267,7 @@ def test_no_secret_is_said_even_when_each_changes_and_with_vvv(run_site, secrets
 def test_any_text_as_a_secret_or_as_the_name_of_the_site_works_or_is_refused(run_site, tmp_path, answers_again, seed):
     chance = random.Random(seed)
     letters = [*map(chr, range(32, 127)), *"äßéŁ中文🙂‮ \u00a0\u2028", *"'\"\\`$%{}#@:/?[]&;|<>=+ "]
-    names = ["throat_database_password", "throat_redis_password", "throat_secret_key", "throat_admin_password"]
+    names = ["throat_database_password", "throat_redis_password", "throat_secret_key", "throat_admin_password", "throat_backup_key"]
     texts = {name: "".join(chance.choices(letters, k=chance.randint(1, 40))) for name in chance.sample(names, chance.randint(1, 4))}
     if chance.random() < 0.5:
         # What most people take; the other half is refused for its database password now and then.

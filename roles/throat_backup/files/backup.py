@@ -1,0 +1,777 @@
+#!/usr/bin/python3
+"""The backups of a site on one of its hosts: makes them, lists them, proves them, and brings back what is in them.
+
+The units <site>-backup@*.service and the playbooks backup.yml and restore.yml run it, as root. What it has to know is in /etc/<its own name>.json.
+
+Usage: <site>-backup prepare                 make the repositories, or find that they are ours
+       <site>-backup full|differential|now   make a set: database, files, and what is in them ("differential" passes where there is a young one)
+       <site>-backup list                    show the sets and how far back the archive goes
+       <site>-backup drill                   restore the newest set beside, compare it with what was written down, and throw it away
+       <site>-backup choose TO               what would be restored; TO is "newest", a set, or a moment with its time zone
+       <site>-backup bring TO                restore that beside, and bring the database into the server as <site>_restored
+       <site>-backup exchange                give <site>_restored the site's name; what had it is kept as <site>_before_<when>
+       <site>-backup undoable                what undo would bring back
+       <site>-backup undo                    bring back what the last exchange has kept
+       <site>-backup files MOMENT            add the uploads of a moment that are not there
+
+What cannot be done is said in one line on standard error, with status 1. The last result of each is in <state_dir>/status.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import pwd
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+UTC = datetime.timezone.utc
+MIB = 1 << 20
+# Beside what a restored database needs: WAL that is replayed, and a server that goes on writing.
+MARGIN = 512 * MIB
+# A timer that comes so soon after a set has nothing to do.
+YOUNG = datetime.timedelta(hours=6)
+# Commits at the very instant at which rows are counted may be on either side.
+SLACK_ROWS = 50
+SAMPLE = 20
+
+
+class Refused(Exception):
+    """What cannot be done, in one line."""
+
+
+# -- what is worked out without asking anything
+
+
+def shown(moment: datetime.datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S+00")
+
+
+def named(moment: datetime.datetime) -> str:
+    """Return the name of a set that is made at a moment."""
+    return moment.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def meant(name: str) -> datetime.datetime:
+    """Return the moment of a set, by its name."""
+    return datetime.datetime.strptime(name, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def read_moment(text: str) -> datetime.datetime | None:
+    """Return the moment that somebody has written, None where it is none. Refused without a time zone: two hours beside what was meant are lost posts."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d(?:\.\d{1,6})?)?\s*(Z|[+-]\d\d(?::?\d\d)?)?", text.strip())
+    if not found:
+        return None
+    day, minute, second, zone = found.groups()
+    if not zone:
+        example = f"'{day} {minute}{second or ':00'}+00'"
+        raise Refused(f"restore_to: {text} has no time zone, and each machine has another idea of it; write it as {example} (UTC), or with yours")
+    zone = "+00:00" if zone == "Z" else f"{zone[:3]}:{zone[-2:] if len(zone) > 3 else '00'}"
+    try:
+        return datetime.datetime.fromisoformat(f"{day}T{minute}{second or ':00'}{zone}")
+    except ValueError as error:
+        raise Refused(f"restore_to: {text} is no moment ({error}); write it as '2026-11-27 08:00:00+00'") from None
+
+
+def read_info(text: str, stanza: str) -> list[dict[str, Any]]:
+    """Return the sound backups of "pgbackrest info --output=json", the oldest first: [{"label", "kind", "repo", "began", "ended", "size", "stored"}]."""
+    found = next((entry for entry in json.loads(text or "[]") if entry["name"] == stanza), {"backup": []})
+    backups = [
+        {
+            "label": backup["label"],
+            "kind": {"full": "full", "diff": "differential", "incr": "incremental"}[backup["type"]],
+            "repo": backup["database"]["repo-key"],
+            "began": backup["timestamp"]["start"],
+            "ended": backup["timestamp"]["stop"],
+            "size": backup["info"]["size"],
+            "stored": backup["info"]["repository"].get("delta", 0),
+        }
+        for backup in found["backup"]
+        if not backup.get("error")
+    ]
+    return sorted(backups, key=lambda backup: backup["ended"])
+
+
+def explained(said: str, repositories: Sequence[Mapping[str, Any]], status: int) -> str:
+    """Return what pgBackRest or restic has said as one line that tells what to do."""
+    where = ", ".join(repository["place"] for repository in repositories)
+    if "No space left on device" in said:
+        return f"throat_backup_repository: {where} is full; make room there, or keep fewer sets (throat_backup_fulls_kept, throat_backup_files_days)"
+    if ("unable to load info file" in said and re.search("FormatError|CryptoError", said)) or "wrong password or no key found" in said:
+        return (
+            f"throat_backup_key: {where} was encrypted with another key; give that one (backup_key of the secrets it was made with), "
+            "or name another repository in throat_backup_repository"
+        )
+    lines = [re.sub(r"^[\d :.-]*P\d+\s+", "", line).strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"ERROR|Fatal", line)]
+    return f"{(errors or lines or [f'status {status}'])[0]} (repository {where})"
+
+
+def choose(to: str, sets: Sequence[Mapping[str, Any]], backups: Sequence[Mapping[str, Any]], now: datetime.datetime) -> dict[str, Any]:
+    """Return what is to be restored: {"kind": newest|set|moment, "moment": text, "set": its name or "", "label": the backup that it begins from, "repo"}.
+
+    sets: manifests, the oldest first; backups: as read_info returns them.
+    """
+    if not backups:
+        raise Refused("restore_to: there is no backup of the database yet; make one with playbooks/backup.yml")
+    begin = datetime.datetime.fromtimestamp(backups[0]["ended"], UTC)
+    window = f"from {shown(begin)} to {shown(now)}"
+    if to == "newest":
+        return {"kind": "newest", "moment": shown(now), "set": "", "label": backups[-1]["label"], "repo": backups[-1]["repo"]}
+    found = next((manifest for manifest in sets if to in (manifest["set"], manifest.get("label"))), None)
+    if found:
+        base = next((backup for backup in backups if backup["label"] == found.get("label")), None)
+        if base is None:
+            raise Refused(f"restore_to: {to} is not in the repository any more; the archive goes {window}")
+        return {"kind": "set", "moment": shown(meant(found["set"])), "set": found["set"], "label": base["label"], "repo": base["repo"]}
+    moment = read_moment(to)
+    if moment is None:
+        known = ", ".join(manifest["set"] for manifest in sets[-5:]) or "none"
+        raise Refused(f"restore_to: there is no set {to} (the last ones: {known}); name one, or write newest or a moment as '2026-11-27 08:00:00+00'")
+    if not begin <= moment <= now:
+        raise Refused(f"restore_to: {to} is outside of the archive; it goes {window}")
+    base = [backup for backup in backups if backup["ended"] <= moment.timestamp()][-1]
+    return {"kind": "moment", "moment": moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00"), "set": "", "label": base["label"], "repo": base["repo"]}
+
+
+def lost_rows(counted: Mapping[str, int], restored: Mapping[str, int]) -> list[str]:
+    """Return one part of a sentence for each table that does not have the rows which were counted when the set was made."""
+    lines = []
+    for table, rows in counted.items():
+        has = restored.get(table)
+        if has is None:
+            lines.append(f"{table} is missing")
+        elif abs(has - rows) > min(SLACK_ROWS, max(2, rows // 2)):
+            lines.append(f"{table} has {has} rows instead of {rows}")
+    return lines
+
+
+def size(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit in ("B", "KiB") or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def sets_table(sets: Sequence[Mapping[str, Any]], backups: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sets as a table, the newest first."""
+    stored = {backup["label"]: backup for backup in backups}
+    rows = [("set", "kind", "release", "rows", "database", "stored", "files", "proven")]
+    for manifest in reversed(sets):
+        backup = stored.get(manifest.get("label"), {})
+        rows.append(
+            (
+                manifest["set"],
+                manifest.get("kind", ""),
+                manifest.get("release") or "-",
+                str(sum(manifest["rows"].values())) if "rows" in manifest else "-",
+                size(backup["size"]) if backup else "-",
+                size(backup["stored"]) if backup else "-",
+                f"{manifest['files']['count']}, {size(manifest['files']['bytes'])}" if manifest.get("files") else "-",
+                manifest.get("proven", "never")[:16],
+            )
+        )
+    return table(rows) if sets else "There is no set yet."
+
+
+# -- the host
+
+
+class Host:
+    """A host with its backups.
+
+    told: the content of /etc/<name>.json, as templates/etc/throat-backup.json.j2 writes it.
+    """
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        self.told = told
+        self.site: str = told["site"]
+        self.database: str = told["database"]
+        self.repositories: list[dict[str, Any]] = told["repositories"]
+        self.state = pathlib.Path(told["state_dir"])
+        self.sets_dir = self.state / "sets"
+        self.restored = f"{self.site}_restored"
+
+    # Programs that are asked
+
+    def run(self, *command: str, user: str = "root", check: bool = True, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in an environment of its own: a PGUSER of whoever calls this would lead elsewhere."""
+        prefix = ["runuser", "-u", user, "--"] if user != "root" else []
+        clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": pwd.getpwnam(user).pw_dir, **environment}
+        done = subprocess.run([*prefix, *command], env=clean, cwd="/", input=text, capture_output=True, text=True, check=False, errors="replace")
+        if check and done.returncode:
+            lines = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()
+            raise Refused(f"{pathlib.Path(command[0]).name}: {lines[-1] if 'ERROR' not in done.stderr else next(line for line in lines if 'ERROR' in line)}")
+        return done
+
+    def ask(self, query: str, database: str = "postgres", host: str = "") -> str:
+        """Return what the server says to statements, without its decoration."""
+        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", host or "/run/postgresql", "-p", str(self.told["port"]), "-d", database]
+        return self.run(*command, user="postgres", text=query).stdout.strip()
+
+    def pgbackrest(self, *arguments: str, repository: Mapping[str, Any] | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        only = [f"--repo={repository['number']}"] if repository else []
+        done = self.run("pgbackrest", f"--stanza={self.told['stanza']}", "--log-level-console=warn", *only, *arguments, user="postgres", check=False)
+        if check and done.returncode:
+            raise Refused(explained(done.stdout + done.stderr, [repository] if repository else self.repositories, done.returncode))
+        return done
+
+    def restic(self, repository: Mapping[str, Any], *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = self.run("restic", "--repo", repository["restic"], *arguments, check=False, **self.environment(repository))
+        if check and done.returncode:
+            raise Refused(explained(done.stderr or done.stdout, [repository], done.returncode))
+        return done
+
+    def environment(self, repository: Mapping[str, Any]) -> dict[str, str]:
+        cache = str(self.state / "cache")
+        return {"PATH": "/usr/bin:/bin", "RESTIC_PASSWORD": self.told["key"], "RESTIC_CACHE_DIR": cache, **repository["environment"]}
+
+    # What is there
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One at a time on a host; a timer waits for the one before it."""
+        with open(f"/run/{self.site}-backup.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def sets(self) -> list[dict[str, Any]]:
+        """Return the manifests, the oldest first."""
+        return [json.loads(path.read_text()) for path in sorted(self.sets_dir.glob("*.json"))]
+
+    def backups(self) -> list[dict[str, Any]]:
+        """Return the backups of the database; the repositories need not have the same."""
+        return read_info(self.pgbackrest("info", "--output=json").stdout, self.told["stanza"]) if self.database else []
+
+    def keep(self, manifest: Mapping[str, Any]) -> None:
+        write(self.sets_dir / f"{manifest['set']}.json", manifest, 0o600)
+
+    def note(self, action: str, failure: str = "", **more: Any) -> None:
+        """Leave the result of an action where others read it."""
+        path = self.state / "status.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        last = before.get(action, {}).get("last_success", "")
+        at = shown(datetime.datetime.now(UTC))
+        write(path, {**before, action: {"at": at, "ok": not failure, "said": failure, "last_success": last if failure else at, **more}}, 0o644)
+
+    def present(self, repository: Mapping[str, Any]) -> None:
+        """Stop where the place of a repository is not there: a mount that is gone would be written beneath."""
+        if repository.get("path") and not os.path.isdir(repository["path"]):
+            raise Refused(f"throat_backup: {repository['path']} is not there; mount it, or make the directory")
+
+    # Repositories
+
+    def prepare(self) -> list[str]:
+        """Make what the repositories need; returns what was done."""
+        done = []
+        for directory, mode in ((self.state, 0o755), (self.sets_dir, 0o700), (self.state / "cache", 0o700)):
+            if not directory.is_dir():
+                directory.mkdir(parents=True)
+                directory.chmod(mode)
+        for repository in self.repositories:
+            if repository["is_own"] and not os.path.isdir(repository["path"]):
+                os.makedirs(repository["path"])
+                os.chmod(repository["path"], 0o755)
+            self.present(repository)
+            if repository.get("path") and self.told["owns_cluster"] and not os.path.isdir(f"{repository['path']}/pgbackrest"):
+                os.mkdir(f"{repository['path']}/pgbackrest", 0o750)
+                shutil.chown(f"{repository['path']}/pgbackrest", "postgres", "postgres")
+            found = self.restic(repository, "cat", "config", check=False)
+            if found.returncode and re.search("unable to open config file|does not exist|Is there a repository", found.stderr):
+                self.restic(repository, "init", "--quiet")
+                done.append(f"made {repository['restic']}")
+            elif found.returncode:
+                raise Refused(explained(found.stderr, [repository], found.returncode))
+            elif self.recall(repository):
+                done.append(f"found {len(self.sets())} sets in {repository['place']}")
+        if self.told["owns_cluster"]:
+            done += [line for repository in self.repositories for line in self.make_stanza(repository)]
+            self.pgbackrest("check")
+        return done
+
+    def make_stanza(self, repository: Mapping[str, Any]) -> list[str]:
+        """Let a repository take this server's backups, by itself: another one may have backups already where this one is new."""
+        told = {
+            "PG1_PATH": self.told["data_dir"],
+            "PG1_PORT": str(self.told["port"]),
+            "PG1_SOCKET_PATH": "/run/postgresql",
+            "REPO1_PATH": f"{repository['path']}/pgbackrest",
+            "REPO1_CIPHER_TYPE": "aes-256-cbc",
+            "REPO1_CIPHER_PASS": self.told["key"],
+        }
+        only = {f"PGBACKREST_{name}": value for name, value in told.items()}
+        command = ["pgbackrest", "--no-config", f"--stanza={self.told['stanza']}", "--log-level-console=warn"]
+        made = self.run(*command, "stanza-create", user="postgres", check=False, **only)
+        if made.returncode == 28:
+            # Backups of a server that is no more: they stay, and nothing of them expires until it is decided what becomes of them.
+            made = self.run(*command, "stanza-upgrade", user="postgres", check=False, **only)
+            (self.state / "of-another-server").touch()
+        if made.returncode:
+            raise Refused(explained(made.stdout + made.stderr, [repository], made.returncode))
+        is_others = (self.state / "of-another-server").exists()
+        return [f"{repository['place']} has backups of a server that was here before; playbooks/restore.yml brings them back"] if is_others else []
+
+    def recall(self, repository: Mapping[str, Any]) -> bool:
+        """Bring the manifests back from a repository, where this host has none; whether there were any."""
+        if any(self.sets_dir.iterdir()):
+            return False
+        snapshots = [found for found in self.snapshots(repository) if str(self.sets_dir) in found["paths"]]
+        if not snapshots:
+            return False
+        with tempfile.TemporaryDirectory(dir=self.state) as directory:
+            self.restic(repository, "restore", snapshots[-1]["id"], "--target", directory, "--include", str(self.sets_dir))
+            for path in pathlib.Path(f"{directory}{self.sets_dir}").glob("*.json"):
+                shutil.move(path, self.sets_dir / path.name)
+        return True
+
+    def snapshots(self, repository: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the site's snapshots of this host, of any host where it has none (its name may be another one now), the oldest first."""
+        found = json.loads(self.restic(repository, "snapshots", "--json", "--tag", self.site).stdout or "[]")
+        mine = [snapshot for snapshot in found if snapshot["hostname"] == self.told["host"]] or found
+        return sorted(mine, key=lambda snapshot: snapshot["time"])
+
+    # Making a set
+
+    def counted(self, database: str, host: str = "", point: str = "") -> tuple[dict[str, int], list[str]]:
+        """Return (rows of each table, migrations), as one snapshot sees them, which the restore point of that name marks in the WAL."""
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ;" + (f"SELECT 'point', pg_create_restore_point('{point}');" if point else "")
+        answer = self.ask(
+            begin
+            + r"""
+            SELECT format('SELECT %L, count(*) FROM %I.%I', 'rows ' || schemaname || '.' || tablename, schemaname, tablename)
+              FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 \gexec
+            SELECT to_regclass('migratehistory') IS NOT NULL AS is_migrated \gset
+            \if :is_migrated
+              SELECT 'migration', name FROM migratehistory ORDER BY name;
+            \endif
+            COMMIT;""",
+            database,
+            host,
+        )
+        pairs = [line.rsplit("|", 1) for line in answer.splitlines() if "|" in line]
+        rows = {name.removeprefix("rows "): int(value) for name, value in pairs if name.startswith("rows ")}
+        return rows, [value for name, value in pairs if name == "migration"]
+
+    def archive(self) -> None:
+        """Let all that was written until now reach the archive, and a commit after it, by which a restore to now knows where to end."""
+        if self.ask("SHOW archive_mode") == "off":
+            raise Refused("throat_backup: PostgreSQL archives nothing (archive_mode is off); run playbooks/site.yml")
+        # (An empty transaction would not be written down.)
+        segment = self.ask("SELECT pg_current_xact_id(); SELECT pg_walfile_name(pg_switch_wal());").splitlines()[-1]
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            if self.ask(f"SELECT coalesce(last_archived_wal >= '{segment}', false) FROM pg_stat_archiver") == "t":
+                return
+            time.sleep(0.2)
+        tried = self.pgbackrest("check", check=False)
+        raise Refused(f"the database's WAL does not reach the archive: {explained(tried.stdout + tried.stderr, self.repositories, tried.returncode)}")
+
+    def release(self) -> str:
+        try:
+            return os.readlink(f"/opt/{self.site}/current").rpartition("/")[2]
+        except OSError:
+            return ""
+
+    def backup(self, kind: str) -> dict[str, Any]:
+        """Make a set. A repository that cannot be written does not keep the others from being so."""
+        wanted, failures = "full" if kind == "full" else "differential", []
+        manifest: dict[str, Any] = {"site": self.site, "host": self.told["host"], "release": self.release()}
+        began = time.monotonic()
+        writable = []
+        for repository in self.repositories:
+            try:
+                self.present(repository)
+                if self.told["owns_cluster"]:
+                    say(f"backing the database up to {repository['place']} ({wanted})")
+                    kept = ["--no-expire-auto"] if (self.state / "of-another-server").exists() else []
+                    self.pgbackrest("backup", f"--type={'full' if wanted == 'full' else 'diff'}", *kept, repository=repository)
+                writable.append(repository)
+            except Refused as refused:
+                failures.append(str(refused))
+        now = datetime.datetime.now(UTC)
+        manifest["set"] = named(now)
+        if self.database and writable:
+            backups = self.backups()
+            if not backups:
+                raise Refused("throat_backup: the database has no backup yet, which the site of the configuration production makes; run its backup.yml first")
+            # A second site's is a point in the archive, which belongs to the machine.
+            manifest |= {"label": backups[-1]["label"], "kind": backups[-1]["kind"] if self.told["owns_cluster"] else "point"}
+            manifest["postgres"] = self.ask("SHOW server_version")
+            rows, migrations = self.counted(self.database, point=f"{self.site}-{manifest['set']}")
+            manifest |= {"rows": rows, "migrations": migrations, "migration": (migrations or [""])[-1]}
+            self.archive()
+        for repository in writable:
+            try:
+                say(f"backing the files up to {repository['place']}")
+                self.save_files(repository, manifest, wanted)
+            except Refused as refused:
+                failures.append(str(refused))
+        manifest["seconds"] = round(time.monotonic() - began, 1)
+        if failures:
+            raise Refused("; ".join(dict.fromkeys(failures)))
+        self.keep(manifest)
+        return manifest
+
+    def save_files(self, repository: Mapping[str, Any], manifest: dict[str, Any], kind: str) -> None:
+        """Take a snapshot of the site's files, with the manifests, the new one among them."""
+        places = [place for place in self.told["files"] if os.path.isdir(place)]
+        # Nothing is saved where nothing is mounted, and restic would call that a success.
+        gone = [place for place in self.told["files"] if place not in places]
+        if gone or (self.told["mount"] and not os.path.ismount(self.told["mount"])):
+            raise Refused(f"throat_backup: {self.told['mount'] or gone[0]} is not there, so that there is nothing to back up; mount it")
+        sent = [path for place in places if place.startswith("/var/") for path in walk(place)]
+        manifest["sample"] = {path: checksum(path) for path in random.sample(sent, min(SAMPLE, len(sent)))}
+        manifest["files"] = {"count": len(sent), "bytes": sum(os.path.getsize(path) for path in sent)}
+        self.keep(manifest)
+        mine = ["--host", self.told["host"], "--tag", self.site]
+        self.restic(repository, "unlock", check=False)
+        said = self.restic(repository, "backup", "--json", "--quiet", *mine, *places, str(self.sets_dir)).stdout
+        summary = json.loads(said.strip().splitlines()[-1])
+        manifest.setdefault("snapshots", {})[repository["place"]] = summary["snapshot_id"]
+        prune = ["--prune"] if kind == "full" else []
+        if not (self.state / "of-another-server").exists():
+            kept = ["--keep-within", f"{self.told['files_days']}d", "--keep-last", "1"]
+            self.restic(repository, "forget", "--quiet", *mine, "--group-by", "tags", *kept, *prune)
+
+    def forget(self) -> None:
+        """Remove the manifests whose backup is in no repository any more."""
+        if self.database:
+            there = {backup["label"] for backup in self.backups()}
+            for manifest in self.sets():
+                if manifest.get("label") not in there:
+                    (self.sets_dir / f"{manifest['set']}.json").unlink()
+        else:
+            for manifest in self.sets():
+                if datetime.datetime.now(UTC) - meant(manifest["set"]) > datetime.timedelta(days=self.told["files_days"]):
+                    (self.sets_dir / f"{manifest['set']}.json").unlink()
+
+    # Bringing one back
+
+    def side_dir(self) -> pathlib.Path:
+        return pathlib.Path(self.told["data_dir"]).parent / f"{self.site}-side"
+
+    def clear_side(self) -> None:
+        """Take away a side instance, also one that a run has left which was killed."""
+        side = self.side_dir()
+        if side.exists():
+            self.run(f"{self.told['bin_dir']}/pg_ctl", "-D", str(side), "-m", "immediate", "-w", "stop", user="postgres", check=False)
+            shutil.rmtree(side)
+
+    def make_room(self, times: int, backups: Sequence[Mapping[str, Any]]) -> None:
+        """Stop where there is no room for so many times the database."""
+        needed = backups[-1]["size"] * times + MARGIN
+        free = shutil.disk_usage(self.side_dir().parent).free
+        if free < needed:
+            raise Refused(f"throat_backup: {self.side_dir().parent} has {size(free)} free, and a restore beside needs {size(needed)}; make room there")
+
+    @contextlib.contextmanager
+    def beside(self, choice: Mapping[str, Any]) -> Iterator[str]:
+        """A server of its own with what was chosen: nobody reaches it but by its socket, and it archives nothing. Yields the socket's directory."""
+        side = self.side_dir()
+        self.clear_side()
+        side.mkdir(mode=0o700)
+        shutil.chown(side, "postgres", "postgres")
+        try:
+            target = {
+                "newest": ["--type=default"],
+                "set": ["--type=name", f"--target={self.site}-{choice['set']}", "--target-action=promote"],
+                "moment": ["--type=time", f"--target={choice['moment']}", "--target-action=promote"],
+            }[choice["kind"]]
+            # Other sites' databases come as empty files. Of this one all, since exchanges after that backup may have changed their names.
+            stored = json.loads(self.pgbackrest("info", "--output=json", f"--set={choice['label']}", f"--repo={choice['repo']}").stdout)
+            names = [entry["name"] for backup in stored[0]["backup"] for entry in backup.get("database-ref") or []]
+            ours = [name for name in names if re.fullmatch(rf"{self.database}(_(before|undone)_\d+_\d+|_restored)?", name)]
+            only = [f"--db-include={name}" for name in ours]
+            repository = self.repositories[choice["repo"] - 1]
+            where = [f"--pg1-path={side}", f"--set={choice['label']}", "--archive-mode=off"]
+            self.pgbackrest("restore", *where, *target, *only, repository=repository)
+            own = {
+                "postgresql.conf": f"""
+                    listen_addresses = ''
+                    unix_socket_directories = '{side}'
+                    port = {self.told['port']}
+                    hba_file = '{side}/pg_hba.conf'
+                    ident_file = '{side}/pg_ident.conf'
+                    archive_mode = off
+                    # Not held to the connections of the server that the WAL is of.
+                    hot_standby = off
+                    # Thrown away after use.
+                    fsync = off
+                    full_page_writes = off
+                    autovacuum = off
+                    """,
+                "pg_hba.conf": "local all postgres peer\n",
+                "pg_ident.conf": "",
+            }
+            for name, text in own.items():
+                (side / name).write_text(text)
+                shutil.chown(side / name, "postgres", "postgres")
+            log = side / "log"
+            self.run(f"{self.told['bin_dir']}/pg_ctl", "-D", str(side), "-l", str(log), "-W", "start", user="postgres")
+            while self.run("pg_isready", "-q", "-h", str(side), "-p", str(self.told["port"]), check=False).returncode:
+                time.sleep(0.2)
+                if self.run(f"{self.told['bin_dir']}/pg_ctl", "-D", str(side), "status", user="postgres", check=False).returncode:
+                    said = re.findall(r"(?:FATAL|PANIC): +(.*)", log.read_text(errors="replace"))
+                    if any("before configured recovery target was reached" in line for line in said):
+                        raise Refused(f"restore_to: the archive ends before {choice['moment']}; write newest for all that it has, or an earlier moment")
+                    raise Refused(f"the restored database does not start: {(said or ['it says nothing'])[0]}")
+            yield str(side)
+        finally:
+            self.clear_side()
+
+    def choice(self, to: str) -> dict[str, Any]:
+        """Return what is meant, after all that was written until now has reached the archive."""
+        if not (self.state / "of-another-server").exists() and self.database and re.match(r"newest$|\d{4}-", to):
+            self.archive()
+        return choose(to, self.sets(), self.backups(), datetime.datetime.now(UTC))
+
+    def manifest_of(self, choice: Mapping[str, Any]) -> dict[str, Any]:
+        return next((manifest for manifest in self.sets() if manifest["set"] == choice["set"]), {})
+
+    def bring(self, to: str) -> dict[str, Any]:
+        """Bring the database of a choice into the server, beside the one that serves."""
+        choice, began = self.choice(to), time.monotonic()
+        self.ask(f'DROP DATABASE IF EXISTS "{self.restored}" WITH (FORCE)')
+        self.make_room(2, self.backups())
+        with self.beside(choice) as side:
+            if self.ask(f"SELECT count(*) FROM pg_database WHERE datname = '{self.database}'", host=side) != "1":
+                raise Refused(f"restore_to: there was no database {self.database} at {choice['moment']}; choose a later moment")
+            rows, migrations = self.counted(self.database, side)
+            if lost := lost_rows(self.manifest_of(choice).get("rows", {}), rows):
+                raise Refused(f"the restored database is not what was backed up: {', '.join(lost)}; choose another set")
+            try:
+                as_now = f"FROM pg_database WHERE datname = '{self.database}'"
+                self.ask(
+                    f"""SELECT format('CREATE DATABASE {self.restored} TEMPLATE template0 ENCODING UTF8 LC_COLLATE %L LC_CTYPE %L OWNER %I',
+                    datcollate, datctype, pg_get_userbyid(datdba)) {as_now} \\gexec"""
+                )
+                self.ask(f'REVOKE ALL ON DATABASE "{self.restored}" FROM PUBLIC; COMMENT ON DATABASE "{self.restored}" IS \'of {choice["moment"]}\'')
+                port = str(self.told["port"])
+                pipe = 'set -o pipefail; pg_dump -h "$1" -p "$2" -Fc -Z0 "$3" | pg_restore -p "$2" -e -O -x --role "$3" -d "$4"'
+                self.run("bash", "-c", pipe, "bash", side, port, self.database, self.restored, user="postgres")
+                self.ask("ANALYZE", self.restored)
+                brought, _ = self.counted(self.restored)
+                if brought != rows:
+                    raise Refused(f"the restored database did not arrive as it was: {', '.join(lost_rows(rows, brought)) or 'tables differ'}; run this again")
+            except Refused:
+                self.ask(f'DROP DATABASE IF EXISTS "{self.restored}" WITH (FORCE)')
+                raise
+        return {**choice, "database": self.restored, "rows": sum(rows.values()), "migrations": migrations, "seconds": round(time.monotonic() - began, 1)}
+
+    def states(self, kinds: str = "before") -> list[str]:
+        """Return the databases that earlier exchanges have kept, the newest last."""
+        return self.ask(f"SELECT datname FROM pg_database WHERE datname ~ '^{self.site}_({kinds})_[0-9]{{8}}_[0-9]{{6}}$' ORDER BY 1").splitlines()
+
+    def exchange(self, new: str, left: str) -> str:
+        """Give a database the site's name, and the one that has it another; nobody is asked to wait but for two renames."""
+        old = f"{self.site}_{left}_{datetime.datetime.now(UTC):%Y%m%d_%H%M%S}"
+        statements = f"""
+            ALTER DATABASE "{self.database}" WITH ALLOW_CONNECTIONS false;
+            SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname IN ('{self.database}', '{new}');
+            BEGIN;
+            ALTER DATABASE "{self.database}" RENAME TO "{old}";
+            ALTER DATABASE "{new}" RENAME TO "{self.database}";
+            COMMIT;
+            ALTER DATABASE "{old}" WITH ALLOW_CONNECTIONS true;
+            COMMENT ON DATABASE "{self.database}" IS NULL;
+            """
+        try:
+            self.ask(statements)
+        except Refused:
+            self.ask(f'ALTER DATABASE "{self.database}" WITH ALLOW_CONNECTIONS true')
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            (self.state / "of-another-server").unlink()
+        return old
+
+    def add_files(self, moment: datetime.datetime) -> int:
+        """Add the files of a moment that are not there; returns how many. Those that are there stay as they are."""
+        places = [place for place in self.told["files"] if place.startswith("/var/")]
+        added = 0
+        for repository in self.repositories if places else []:
+            snapshots = self.snapshots(repository)
+            times = [datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", found["time"]).replace("Z", "+00:00")) for found in snapshots]
+            before = [found for found, at in zip(snapshots, times) if at <= moment][-1:]
+            after = [found for found, at in zip(snapshots, times) if at > moment][:1]
+            for snapshot in before + after:
+                listed = [json.loads(line) for line in self.restic(repository, "ls", "--json", snapshot["id"], *places).stdout.splitlines()]
+                missing = [entry["path"] for entry in listed if entry.get("type") == "file" and not os.path.lexists(entry["path"])]
+                if not missing:
+                    continue
+                included = [f"--include={place}" for place in (missing if len(missing) < 500 else places)]
+                # On the file system where they belong.
+                with tempfile.TemporaryDirectory(dir=os.path.dirname(places[0]), prefix=".restored-") as directory:
+                    self.restic(repository, "restore", snapshot["id"], "--target", directory, *included)
+                    for path in missing:
+                        os.makedirs(os.path.dirname(path), exist_ok=True)
+                        os.rename(f"{directory}{path}", path)
+                        shutil.chown(path, self.site, self.site)
+                        added += 1
+            if snapshots:
+                break
+        return added
+
+    # Proving
+
+    def drill(self) -> dict[str, Any]:
+        """Restore the newest set where nobody is, and compare it with what was written down as it was made."""
+        sets = self.sets()
+        if not sets:
+            raise Refused("there is no set to prove yet")
+        manifest, began, found = sets[-1], time.monotonic(), {}
+        if self.database:
+            backups = self.backups()
+            self.make_room(1, backups)
+            with self.beside(choose(manifest["set"], sets, backups, datetime.datetime.now(UTC))) as side:
+                rows, _ = self.counted(self.database, side)
+                if lost := lost_rows(manifest["rows"], rows):
+                    raise Refused(f"set {manifest['set']} is not what was backed up: {', '.join(lost)}")
+                there = ["-h", side, "-p", str(self.told["port"]), "-d", self.database]
+                amcheck = [f"{self.told['bin_dir']}/pg_amcheck", *there, "--install-missing", "--heapallindexed"]
+                checked = self.run(*amcheck, user="postgres", check=False)
+                if checked.returncode:
+                    lines = [line.strip() for line in (checked.stdout + checked.stderr).splitlines() if line.strip()]
+                    raise Refused(f"set {manifest['set']} {'is corrupt' if checked.returncode == 2 else 'could not be checked'}: {' '.join(lines[:2])}")
+                found["rows"] = sum(rows.values())
+        if manifest.get("sample") is not None:
+            for repository in self.repositories:
+                for path, expected in manifest["sample"].items():
+                    if self.restored_checksum(repository, manifest, path) != expected:
+                        raise Refused(f"set {manifest['set']} has another {path} than was backed up")
+            found["files"] = len(manifest["sample"])
+        manifest["proven"] = shown(datetime.datetime.now(UTC))
+        self.keep(manifest)
+        return {"set": manifest["set"], **found, "seconds": round(time.monotonic() - began, 1)}
+
+    def restored_checksum(self, repository: Mapping[str, Any], manifest: Mapping[str, Any], path: str) -> str:
+        # The newest set of a host that was emptied does not name its own snapshot, which it is part of.
+        snapshot = manifest.get("snapshots", {}).get(repository["place"], "latest")
+        command = ["restic", "--repo", repository["restic"], "dump", "--host", manifest["host"], "--tag", self.site, snapshot, path]
+        with subprocess.Popen(command, env=self.environment(repository), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            return hashlib.file_digest(process.stdout, "sha256").hexdigest()
+
+    def listed(self) -> dict[str, Any]:
+        """Return what there is: {"text": a table for people, "sets", "window", "status", "states"}."""
+        sets, backups = self.sets(), self.backups()
+        status = json.loads((self.state / "status.json").read_text()) if (self.state / "status.json").exists() else {}
+        places = ", ".join(repository["place"] for repository in self.repositories)
+        lines = [f"Backups of {self.site} on {self.told['host']}, in {places}", "", sets_table(sets, backups)]
+        window, states = "", []
+        if self.database:
+            if backups:
+                window = f"from {shown(datetime.datetime.fromtimestamp(backups[0]['ended'], UTC))} to now"
+                lines += ["", f"Any moment {window} can be restored."]
+            states = self.states("before|undone")
+            lines += [f"Kept by earlier restores: {', '.join(states)}"] if states else []
+            if (self.state / "of-another-server").exists():
+                lines.append("They are of a server that was here before; none is removed until playbooks/restore.yml has brought one back.")
+        for action, last in status.items():
+            lines.append(f"Last {action}: {last['at']}, {'well' if last['ok'] else 'FAILED: ' + last['said']}")
+        return {"text": "\n".join(lines), "sets": sets, "window": window, "status": status, "states": states}
+
+
+def write(path: pathlib.Path, content: Any, mode: int) -> None:
+    """Write a file as JSON, whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.chmod(mode)
+    new.rename(path)
+
+
+def walk(place: str) -> list[str]:
+    return [os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names if os.path.isfile(os.path.join(directory, name))]
+
+
+def checksum(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def act(host: Host, action: str, rest: Sequence[str]) -> Any:
+    """Do what was asked for, and return what is to be printed."""
+    if action == "prepare":
+        return host.prepare()
+    if action in ("full", "differential", "now"):
+        last = host.sets()[-1:]
+        if action == "differential" and last and datetime.datetime.now(UTC) - meant(last[0]["set"]) < YOUNG:
+            return f"{last[0]['set']} is young enough"
+        try:
+            made = host.backup(action)
+        except Refused as refused:
+            host.note("backup", str(refused))
+            raise
+        host.note("backup", set=made["set"], seconds=made["seconds"])
+        host.forget()
+        return made
+    if action == "drill":
+        try:
+            proven = host.drill()
+        except Refused as refused:
+            host.note("drill", str(refused))
+            raise
+        host.note("drill", **proven)
+        return proven
+    if action == "list":
+        return host.listed()
+    if action == "choose":
+        choice = host.choice(rest[0])
+        host.make_room(2, host.backups())
+        return {**choice, "migrations": host.manifest_of(choice).get("migrations")}
+    if action == "bring":
+        return host.bring(rest[0])
+    if action == "exchange":
+        return {"kept": host.exchange(host.restored, "before")}
+    if action in ("undo", "undoable"):
+        states = host.states()
+        if not states:
+            raise Refused("undo: no restore has kept a state of before; there is nothing to bring back")
+        if action == "undo":
+            return {"kept": host.exchange(states[-1], "undone"), "live": states[-1]}
+        return {"kind": "undo", "database": states[-1], "migrations": host.counted(states[-1])[1]}
+    if action == "files":
+        return {"added": host.add_files(read_moment(rest[0]) or datetime.datetime.now(UTC))}
+    raise Refused(f"{action}: no such action")
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        return 2
+    os.umask(0o077)
+    action, rest = sys.argv[1], sys.argv[2:]
+    host = Host(json.loads(pathlib.Path(f"/etc/{pathlib.Path(sys.argv[0]).name}.json").read_text()))
+    try:
+        with host.alone() if action not in ("list", "undoable") else contextlib.nullcontext():
+            done = act(host, action, rest)
+    except Refused as refused:
+        print(" ".join(str(refused).split()), file=sys.stderr)
+        return 1
+    print(done["text"] if action == "list" and "--json" not in rest else json.dumps(done))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
