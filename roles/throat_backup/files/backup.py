@@ -3,7 +3,8 @@
 
 The units <site>-backup@*.service and the playbooks backup.yml and restore.yml run it, as root. What it has to know is in /etc/<its own name>.json.
 
-Usage: <site>-backup prepare                 make the repositories, or find that they are ours
+Usage: <site>-backup try < FILE              whether the repositories that a new configuration names open with its key
+       <site>-backup prepare                 make the repositories, or find that they are ours
        <site>-backup full|differential|now   make a set: database, files, and what is in them ("differential" passes where there is a young one)
        <site>-backup list                    show the sets and how far back the archive goes
        <site>-backup drill                   restore the newest set beside, compare it with what was written down, and throw it away
@@ -30,6 +31,7 @@ import pwd
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -232,8 +234,15 @@ class Host:
         only = [f"--repo={repository['number']}"] if repository else []
         done = self.run("pgbackrest", f"--stanza={self.told['stanza']}", "--log-level-console=warn", *only, *arguments, user="postgres", check=False)
         if check and done.returncode:
-            raise Refused(explained(done.stdout + done.stderr, [repository] if repository else self.repositories, done.returncode))
+            raise Refused(self.why(done, [repository] if repository else self.repositories))
         return done
+
+    def why(self, done: subprocess.CompletedProcess[str], asked: Sequence[Mapping[str, Any]]) -> str:
+        """Return why pgBackRest has failed; where WAL does not arrive, it says so of each repository, whichever is full."""
+        full = [repository for repository in self.repositories if os.path.isdir(repository["path"]) and shutil.disk_usage(repository["path"]).free < 32 * MIB]
+        if full and "not archived before" in done.stdout + done.stderr:
+            return explained("No space left on device", full, done.returncode)
+        return explained(done.stdout + done.stderr, asked, done.returncode)
 
     def restic(self, repository: Mapping[str, Any], *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = self.run("restic", "--repo", repository["restic"], *arguments, check=False, **self.environment(repository))
@@ -308,8 +317,18 @@ class Host:
             self.pgbackrest("check")
         return done
 
-    def make_stanza(self, repository: Mapping[str, Any]) -> list[str]:
-        """Let a repository take this server's backups, by itself: another one may have backups already where this one is new."""
+    def try_key(self) -> None:
+        """Stop where a repository that is there does not open with the key."""
+        for repository in self.repositories:
+            if os.path.exists(f"{repository['restic']}/config"):
+                self.restic(repository, "cat", "config", "--no-cache")
+            if self.told["owns_cluster"] and os.path.exists(f"{repository['path']}/pgbackrest/backup/{self.told['stanza']}"):
+                info = self.by_itself(repository, "info", "--output=json").stdout
+                if re.search("FormatError|CryptoError", info):
+                    raise Refused(explained(f"unable to load info file {info}", [repository], 1))
+
+    def by_itself(self, repository: Mapping[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Ask pgBackRest about one repository, whatever the configuration says of it and of others."""
         told = {
             "PG1_PATH": self.told["data_dir"],
             "PG1_PORT": str(self.told["port"]),
@@ -320,10 +339,14 @@ class Host:
         }
         only = {f"PGBACKREST_{name}": value for name, value in told.items()}
         command = ["pgbackrest", "--no-config", f"--stanza={self.told['stanza']}", "--log-level-console=warn"]
-        made = self.run(*command, "stanza-create", user="postgres", check=False, **only)
+        return self.run(*command, *arguments, user="postgres", check=False, **only)
+
+    def make_stanza(self, repository: Mapping[str, Any]) -> list[str]:
+        """Let a repository take this server's backups, by itself: another one may have backups already where this one is new."""
+        made = self.by_itself(repository, "stanza-create")
         if made.returncode == 28:
             # Backups of a server that is no more: they stay, and nothing of them expires until it is decided what becomes of them.
-            made = self.run(*command, "stanza-upgrade", user="postgres", check=False, **only)
+            made = self.by_itself(repository, "stanza-upgrade")
             (self.state / "of-another-server").touch()
         if made.returncode:
             raise Refused(explained(made.stdout + made.stderr, [repository], made.returncode))
@@ -371,19 +394,20 @@ class Host:
         rows = {name.removeprefix("rows "): int(value) for name, value in pairs if name.startswith("rows ")}
         return rows, [value for name, value in pairs if name == "migration"]
 
-    def archive(self) -> None:
-        """Let all that was written until now reach the archive, and a commit after it, by which a restore to now knows where to end."""
+    def archive(self) -> str:
+        """Let all that was written until now reach the archive, and a commit after it, by which a restore knows where to end; returns that place."""
         if self.ask("SHOW archive_mode") == "off":
             raise Refused("throat_backup: PostgreSQL archives nothing (archive_mode is off); run playbooks/site.yml")
         # (An empty transaction would not be written down.)
-        segment = self.ask("SELECT pg_current_xact_id(); SELECT pg_walfile_name(pg_switch_wal());").splitlines()[-1]
+        said = self.ask("SELECT pg_current_wal_insert_lsn(); SELECT pg_current_xact_id(); SELECT pg_walfile_name(pg_switch_wal());").splitlines()
+        place, segment = said[0], said[-1]
         until = time.monotonic() + 120
         while time.monotonic() < until:
             if self.ask(f"SELECT coalesce(last_archived_wal >= '{segment}', false) FROM pg_stat_archiver") == "t":
-                return
+                return place
             time.sleep(0.2)
         tried = self.pgbackrest("check", check=False)
-        raise Refused(f"the database's WAL does not reach the archive: {explained(tried.stdout + tried.stderr, self.repositories, tried.returncode)}")
+        raise Refused(f"the database's WAL does not reach the archive: {self.why(tried, self.repositories)}")
 
     def release(self) -> str:
         try:
@@ -443,12 +467,13 @@ class Host:
         manifest["files"] = {"count": len(sent), "bytes": sum(os.path.getsize(path) for path in sent)}
         self.keep(manifest)
         mine = ["--host", self.told["host"], "--tag", self.site]
-        self.restic(repository, "unlock", check=False)
         said = self.restic(repository, "backup", "--json", "--quiet", *mine, *places, str(self.sets_dir)).stdout
         summary = json.loads(said.strip().splitlines()[-1])
         manifest.setdefault("snapshots", {})[repository["place"]] = summary["snapshot_id"]
         prune = ["--prune"] if kind == "full" else []
         if not (self.state / "of-another-server").exists():
+            # (A run that was killed has left its lock.)
+            self.restic(repository, "unlock", check=False)
             kept = ["--keep-within", f"{self.told['files_days']}d", "--keep-last", "1"]
             self.restic(repository, "forget", "--quiet", *mine, "--group-by", "tags", *kept, *prune)
 
@@ -473,6 +498,10 @@ class Host:
         """Take away a side instance, also one that a run has left which was killed."""
         side = self.side_dir()
         if side.exists():
+            left = [path.parent for path in pathlib.Path("/proc").glob("[0-9]*/cmdline") if f"--pg1-path={side}".encode() in content(path).split(b"\0")]
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(process.name), signal.SIGKILL)
             self.run(f"{self.told['bin_dir']}/pg_ctl", "-D", str(side), "-m", "immediate", "-w", "stop", user="postgres", check=False)
             shutil.rmtree(side)
 
@@ -492,14 +521,15 @@ class Host:
         shutil.chown(side, "postgres", "postgres")
         try:
             target = {
-                "newest": ["--type=default"],
+                "newest": ["--type=lsn", f"--target={choice['place']}", "--target-action=promote"] if choice.get("place") else ["--type=default"],
                 "set": ["--type=name", f"--target={self.site}-{choice['set']}", "--target-action=promote"],
                 "moment": ["--type=time", f"--target={choice['moment']}", "--target-action=promote"],
             }[choice["kind"]]
-            # Other sites' databases come as empty files. Of this one all, since exchanges after that backup may have changed their names.
+            # Other sites' databases come as empty files. Of this one's all, where an exchange after that backup may have changed their names.
             stored = json.loads(self.pgbackrest("info", "--output=json", f"--set={choice['label']}", f"--repo={choice['repo']}").stdout)
             names = [entry["name"] for backup in stored[0]["backup"] for entry in backup.get("database-ref") or []]
-            ours = [name for name in names if re.fullmatch(rf"{self.database}(_(before|undone)_\d+_\d+|_restored)?", name)]
+            others = "" if choice["kind"] == "set" and self.told["owns_cluster"] else r"(_(before|undone)_\d+_\d+|_restored)?"
+            ours = [name for name in names if re.fullmatch(self.database + others, name)]
             only = [f"--db-include={name}" for name in ours]
             repository = self.repositories[choice["repo"] - 1]
             where = [f"--pg1-path={side}", f"--set={choice['label']}", "--archive-mode=off"]
@@ -532,7 +562,10 @@ class Host:
                 if self.run(f"{self.told['bin_dir']}/pg_ctl", "-D", str(side), "status", user="postgres", check=False).returncode:
                     said = re.findall(r"(?:FATAL|PANIC): +(.*)", log.read_text(errors="replace"))
                     if any("before configured recovery target was reached" in line for line in said):
-                        raise Refused(f"restore_to: the archive ends before {choice['moment']}; write newest for all that it has, or an earlier moment")
+                        raise Refused(
+                            f"WAL is missing in {repository['place']}, which ends before {choice['set'] or choice['moment']}; "
+                            "choose an earlier moment or set, and make a backup"
+                        )
                     raise Refused(f"the restored database does not start: {(said or ['it says nothing'])[0]}")
             yield str(side)
         finally:
@@ -540,9 +573,10 @@ class Host:
 
     def choice(self, to: str) -> dict[str, Any]:
         """Return what is meant, after all that was written until now has reached the archive."""
+        place = ""
         if not (self.state / "of-another-server").exists() and self.database and re.match(r"newest$|\d{4}-", to):
-            self.archive()
-        return choose(to, self.sets(), self.backups(), datetime.datetime.now(UTC))
+            place = self.archive()
+        return {**choose(to, self.sets(), self.backups(), datetime.datetime.now(UTC)), "place": place}
 
     def manifest_of(self, choice: Mapping[str, Any]) -> dict[str, Any]:
         return next((manifest for manifest in self.sets() if manifest["set"] == choice["set"]), {})
@@ -599,8 +633,10 @@ class Host:
         except Refused:
             self.ask(f'ALTER DATABASE "{self.database}" WITH ALLOW_CONNECTIONS true')
             raise
-        with contextlib.suppress(FileNotFoundError):
+        if (self.state / "of-another-server").exists():
             (self.state / "of-another-server").unlink()
+            # What is written from now on is in no backup, whatever there is of the server of before.
+            self.run("systemctl", "start", "--no-block", f"{self.site}-backup@full.service")
         return old
 
     def add_files(self, moment: datetime.datetime) -> int:
@@ -654,20 +690,25 @@ class Host:
                 found["rows"] = sum(rows.values())
         if manifest.get("sample") is not None:
             for repository in self.repositories:
-                for path, expected in manifest["sample"].items():
-                    if self.restored_checksum(repository, manifest, path) != expected:
-                        raise Refused(f"set {manifest['set']} has another {path} than was backed up")
+                self.compare_files(repository, manifest)
             found["files"] = len(manifest["sample"])
         manifest["proven"] = shown(datetime.datetime.now(UTC))
         self.keep(manifest)
         return {"set": manifest["set"], **found, "seconds": round(time.monotonic() - began, 1)}
 
-    def restored_checksum(self, repository: Mapping[str, Any], manifest: Mapping[str, Any], path: str) -> str:
+    def compare_files(self, repository: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+        """Stop where a sample of a set's files does not come out of a repository as it was written down."""
+        if not manifest["sample"]:
+            return
         # The newest set of a host that was emptied does not name its own snapshot, which it is part of.
         snapshot = manifest.get("snapshots", {}).get(repository["place"], "latest")
-        command = ["restic", "--repo", repository["restic"], "dump", "--host", manifest["host"], "--tag", self.site, snapshot, path]
-        with subprocess.Popen(command, env=self.environment(repository), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            return hashlib.file_digest(process.stdout, "sha256").hexdigest()
+        mine = ["--host", manifest["host"], "--tag", self.site] if snapshot == "latest" else []
+        with tempfile.TemporaryDirectory(dir=self.state) as directory:
+            included = [f"--include={path}" for path in manifest["sample"]]
+            self.restic(repository, "restore", snapshot, *mine, "--target", directory, *included)
+            for path, expected in manifest["sample"].items():
+                if not os.path.isfile(f"{directory}{path}") or checksum(f"{directory}{path}") != expected:
+                    raise Refused(f"set {manifest['set']} in {repository['place']} does not have {path} as it was backed up")
 
     def listed(self) -> dict[str, Any]:
         """Return what there is: {"text": a table for people, "sets", "window", "status", "states"}."""
@@ -680,6 +721,11 @@ class Host:
             if backups:
                 window = f"from {shown(datetime.datetime.fromtimestamp(backups[0]['ended'], UTC))} to now"
                 lines += ["", f"Any moment {window} can be restored."]
+            behind = self.ask(
+                "SELECT last_failed_wal || ' since ' || date_trunc('second', last_failed_time) FROM pg_stat_archiver "
+                "WHERE last_failed_time > coalesce(last_archived_time, 'epoch')"
+            )
+            lines += [f"WAL DOES NOT REACH THE ARCHIVE: {behind}; the log of PostgreSQL says why."] if behind else []
             states = self.states("before|undone")
             lines += [f"Kept by earlier restores: {', '.join(states)}"] if states else []
             if (self.state / "of-another-server").exists():
@@ -697,6 +743,14 @@ def write(path: pathlib.Path, content: Any, mode: int) -> None:
     new.rename(path)
 
 
+def content(path: pathlib.Path) -> bytes:
+    """Return what a file of a process has, nothing where the process has ended."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def walk(place: str) -> list[str]:
     return [os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names if os.path.isfile(os.path.join(directory, name))]
 
@@ -712,6 +766,8 @@ def say(text: str) -> None:
 
 def act(host: Host, action: str, rest: Sequence[str]) -> Any:
     """Do what was asked for, and return what is to be printed."""
+    if action == "try":
+        return host.try_key()
     if action == "prepare":
         return host.prepare()
     if action in ("full", "differential", "now"):
@@ -762,7 +818,7 @@ def main() -> int:
         return 2
     os.umask(0o077)
     action, rest = sys.argv[1], sys.argv[2:]
-    host = Host(json.loads(pathlib.Path(f"/etc/{pathlib.Path(sys.argv[0]).name}.json").read_text()))
+    host = Host(json.loads(sys.stdin.read() if action == "try" else pathlib.Path(f"/etc/{pathlib.Path(sys.argv[0]).name}.json").read_text()))
     try:
         with host.alone() if action not in ("list", "undoable") else contextlib.nullcontext():
             done = act(host, action, rest)
