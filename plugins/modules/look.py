@@ -142,7 +142,6 @@ FILES = (
     "/etc/systemd/system/timers.target.wants/{site}-backup@*",
     "/etc/{site}-backup.json",
     "/usr/local/sbin/{site}-backup",
-    "/var/lib/{site}-backup/told",
     # Directories.
     "/opt/{site}/*",
     "/run/{site}",
@@ -162,6 +161,7 @@ TEXTS = (
     "/opt/{site}/rollback",
     "/etc/{site}/database.pem",
     "/etc/systemd/system/{site}-*.socket",
+    "/var/lib/{site}-backup/told",
 )
 # Only lines that are asked for: the rest may be a secret.
 LINES = {"/etc/redis/redis.conf": r"include "}

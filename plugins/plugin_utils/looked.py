@@ -180,10 +180,26 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
             "with another Python; "
             "let both run the same, or set throat_gunicorn_runtime to container"
         )
+    lines += key_errors(roles, facts["files"], host)
     app, site = roles.get("throat_gunicorn"), roles.get("site", {}).get("name", "throat")
     if app and host in roles["site"]["apps"]:
         lines += socket_errors(complete_workers(app["workers"], app["listen_address"], app["listen_port"], site), facts["files"], host, site)
     return lines + certificate_errors(roles, facts, host)
+
+
+def key_errors(roles: Mapping[str, Mapping[str, Any]], files: Files, host: str) -> list[str]:
+    """Return one line for each place whose backups were encrypted with another key than the inventory has."""
+    if "throat_backup" not in roles:
+        return []
+    made, told = roles["throat_backup"], files.get(f"/var/lib/{roles['throat_backup']['site']}-backup/told", {}).get("content", "")
+    known = {place: fingerprint for fingerprint, _space, place in (line.partition(" ") for line in told.splitlines())}
+    return [
+        f"throat_backup_key: {place} of {host} was encrypted with another key; give that one (backup_key of the secrets it was made with), "
+        "or name another place"
+        for place in (made["repository"], *(copy["path"] for copy in made["copies"]))
+        # (Known by the same in roles/throat_backup/files/backup.py.)
+        if known.get(place, "") not in ("", hashlib.sha256(f"{place}:{made['key']}".encode()).hexdigest()[:16])
+    ]
 
 
 def own_files(files: Files) -> list[dict[str, Any]]:

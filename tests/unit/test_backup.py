@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 from ansible_collections.throat.stack.plugins.plugin_utils import backup as restored
+from ansible_collections.throat.stack.plugins.plugin_utils import looked
 
 ROOT = pathlib.Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location("backup", ROOT / "roles/throat_backup/files/backup.py")
@@ -151,6 +152,17 @@ def test_sets_are_shown_the_newest_first():
     assert lines[2].split()[:3] == ["20261123T033105Z", "differential", "-"] and lines[3].split()[:4] == ["20261122T033105Z", "full", "abc", "7"]
     assert "30.3 MiB  3.6 MiB  2, 2 KiB  never" in lines[3]
     assert backup.sets_table([], []) == "There is no set yet."
+
+
+def test_another_key_is_refused_before_any_host_is_changed():
+    roles = {"throat_backup": {"site": "throat", "key": "one", "repository": "/a", "copies": [{"path": "/b"}]}}
+    told = f"{backup.fingerprint('one', '/a')} /a\n{backup.fingerprint('two', '/b')} /b\n"
+    files = {"/var/lib/throat-backup/told": {"content": told}}
+    (line,) = looked.key_errors(roles, files, "host1")
+    assert line.startswith("throat_backup_key: /b of host1 was encrypted with another key")
+    # Another place may have another key.
+    roles["throat_backup"]["copies"] = [{"path": "/c"}]
+    assert looked.key_errors(roles, files, "host1") == [] == looked.key_errors(roles, {}, "host1") == looked.key_errors({}, files, "host1")
 
 
 PATHS = ["releases/a/migrations/001_tables.py", "releases/b/migrations/001_tables.py", "releases/b/migrations/002_more.py"]

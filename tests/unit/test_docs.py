@@ -22,7 +22,7 @@ PAGES = [
 OWNERS = ("site", *plan.ROLES)
 VARIABLES = {name for owner in OWNERS for name in plan.options(owner)}
 # Groups of the inventory, what a site of the configuration "test" is called on its host, and databases of a site that moves.
-NOT_VARIABLES = {"throat_gunicorn", "throat_build", "throat_old", "throat_test", "throat_before_move"}
+NOT_VARIABLES = {"throat_gunicorn", "throat_build", "throat_old", "throat_test", "throat_before_move", "throat_restored"}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # What the action plugin puts in the place of secrets that the first run makes.
 SECRETS = dict.fromkeys(plan.SECRETS, "made-by-the-first-run")
