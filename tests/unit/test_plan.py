@@ -152,6 +152,29 @@ def test_tiers_on_hosts_of_their_own_listen_where_their_clients_come_from():
     ]
 
 
+def test_each_host_backs_up_what_it_has_and_what_hosts_share_is_backed_up_once():
+    hosts = {f"host{number}": {"throat_address": f"10.0.0.{number}"} for number in (1, 2, 3)}
+    groups = {"throat": list(hosts), "postgres": ["host1"], "redis": ["host1"], "pgbouncer": ["host2", "host3"], "throat_gunicorn": ["host2", "host3"], "nginx": ["host2"]}
+    made = make({"throat_backup_copies": [{"path": "/mnt/backup"}]}, hosts, groups)["hosts"]
+    told = {host: (roles["throat_backup"]["database"], roles["throat_backup"]["files"], roles["throat_backup"]["mount"]) for host, roles in made.items()}
+    assert told == {
+        "host1": ("throat", [], ""),
+        "host2": ("", ["/var/lib/throat/uploads", "/var/lib/throat/thumbs", "/etc/throat"], "/var/lib/throat"),
+        "host3": ("", ["/etc/throat"], ""),
+    }
+    assert made["host1"]["site"]["backup_warning"] == "" and made["host1"]["postgres"]["archive_command"] == "pgbackrest --stanza=throat archive-push %p"
+    assert "host1, host2, host3 are on its own disk" in make({}, hosts, groups)["hosts"]["host1"]["site"]["backup_warning"]
+
+
+def test_a_second_site_leaves_the_archive_to_production_and_a_site_may_have_none():
+    mine = {"throat_gunicorn_config_name": "test", "throat_database_pooling": "none", "postgres_max_connections": 1100}
+    second = make(mine, groups={"pgbouncer": []})["hosts"]["host1"]
+    assert second["postgres"]["archive_command"] == "" and not second["throat_backup"]["cluster"]
+    assert second["throat_backup"]["repository"] == "/var/lib/throat_test-backup/repository"
+    without = make({"throat_backup": False, "throat_backup_key": None})["hosts"]["host1"]
+    assert "throat_backup" not in without and without["postgres"]["archive_command"] == "" and "no backups" in without["site"]["backup_warning"]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "role"), [("postgres_port", "5433", "postgres"), ("nginx_static_dir", "/srv/static", "nginx"), ("throat_gunicorn_server_name", "x", "throat_gunicorn")]
 )

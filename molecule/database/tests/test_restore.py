@@ -137,7 +137,9 @@ def test_drill_finds_a_broken_index_that_was_backed_up(drill, on_host):
         on_host("until pg_isready -q; do sleep 0.2; done; throat-backup now; cd / && runuser -u postgres -- pgbackrest --stanza=throat verify")
         went_well, result = drill()
         assert not went_well and not result["ok"] and "is corrupt" in result["said"] and "user_metadata_pkey" in result["said"]
-        assert on_host("journalctl --unit throat-backup@drill --lines 20 -o cat | grep -c 'is corrupt'") == "1"
+        # All that it has said.
+        said = on_host("journalctl _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID throat-backup@drill) -o cat")
+        assert said.split() == result["said"].split() and "\n" not in said
     finally:
         on_host(f"{PSQL} throat -c 'REINDEX TABLE user_metadata'")
 

@@ -255,11 +255,15 @@ def test_installed_artifact_works_outside_the_checkout(tmp_path, scenario, run_s
 
 def test_no_secret_is_said_even_when_each_changes_and_with_vvv(run_site, secrets, answers_again):
     new = {f"throat_{name}": f"another-Value-of-{name}" for name in secrets}
+    # What is in the repository already is not encrypted anew.
+    key = {"throat_backup_key": new.pop("throat_backup_key")}
+    refused = run_site(key, "-vvv", "--diff", check=False)
+    assert refused.returncode != 0 and refused.changed == 0 and "was encrypted with another key" in refused.said
     said = [run_site(new, "-vvv", "--diff"), run_site({}, "-vvv", "--diff")]
     answers_again(10)
-    for run in said:
-        assert run.changed > 3 and "invocation" in run.output
-        assert [secret for secret in [*secrets.values(), *new.values()] if secret in run.output] == []
+    assert all(run.changed > 3 and "invocation" in run.output for run in said)
+    for run in [*said, refused]:
+        assert [secret for secret in [*secrets.values(), *new.values(), *key.values()] if secret in run.output] == []
 
 
 @pytest.mark.campaign

@@ -535,7 +535,9 @@ class Host:
             others = "" if choice["kind"] == "set" and self.told["owns_cluster"] else r"(_(before|undone)_\d+_\d+|_restored)?"
             ours = [name for name in names if re.fullmatch(self.database + others, name)]
             only = [f"--db-include={name}" for name in ours]
-            repository = self.repositories[choice["repo"] - 1]
+            # Of a second site they are production's.
+            asked = self.repositories if self.told["owns_cluster"] else []
+            repository = next((found for found in asked if found["number"] == choice["repo"]), {"number": choice["repo"], "place": "the machine's archive"})
             where = [f"--pg1-path={side}", f"--set={choice['label']}", "--archive-mode=off"]
             self.pgbackrest("restore", *where, *target, *only, repository=repository)
             own = {
