@@ -181,6 +181,7 @@ SELECT json_build_object(
   'longest', (SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)
               FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
   'bytes', pg_database_size(current_database()),
+  'archive_fails', (SELECT extract(epoch FROM last_failed_time) FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, 'epoch')),
   'is_replica', pg_is_in_recovery())
 """
 

@@ -141,7 +141,7 @@ class Site:
         """Return the roles of a host, in the order of ROLES."""
         groups = {name for name, hosts in self.groups.items() if host in hosts}
         mine = groups | ({"throat_gunicorn"} if "throat_build" in groups else set()) | ({"firewall"} if self.firewall(host) != "none" else set())
-        mine |= {"throat_backup"} if self.value(host, "throat_backup") and groups & {"postgres", "throat_gunicorn"} else set()
+        mine |= {"throat_backup"} if self.value(host, "throat_backup") and ("postgres" in groups or self.sends_files(host)) else set()
         return [role for role in ROLES if role in mine and (role != "pgbouncer" or self.pooled)]
 
     def firewall(self, host: str) -> str:
@@ -156,6 +156,10 @@ class Site:
         """Return the hosts that must all see what users have sent, where this is one of several."""
         places = list(dict.fromkeys([*self.apps, *self.group("nginx")]))
         return places if len(places) > 1 and host in places and self.value(host, "throat_shared_files") else []
+
+    def sends_files(self, host: str) -> bool:
+        """Whether it backs up what users have sent; what hosts share is backed up by the first of them."""
+        return host in self.apps and (not self.sharing(host) or host == self.apps[0])
 
     # -- what follows from the hosts for each role; what somebody has set wins over it
 
@@ -285,8 +289,7 @@ class Site:
 
     def for_throat_backup(self, host: str) -> dict[str, Any]:
         state = f"/var/lib/{self.name}"
-        # What hosts share is backed up by the first of them.
-        sends = host in self.apps and (not self.sharing(host) or host == self.apps[0])
+        sends = self.sends_files(host)
         return {
             "throat_backup_site": self.name,
             "throat_backup_key": self.secret(host, "backup_key"),
@@ -294,7 +297,7 @@ class Site:
             "throat_backup_database": self.name if host in self.group("postgres") else "",
             "throat_backup_cluster": self.is_production,
             "throat_backup_postgres_port": self.value(host, "postgres_port"),
-            "throat_backup_files": [f"{state}/uploads", f"{state}/thumbs"] * sends + [f"/etc/{self.name}"] * (host in self.apps),
+            "throat_backup_files": [f"{state}/uploads", f"{state}/thumbs", f"/etc/{self.name}"] * sends,
             "throat_backup_mount": state if sends and self.sharing(host) else "",
         }
 

@@ -70,7 +70,7 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
             unit = f"{site}-{worker['name']}.service"
             told["units"] += [f"{worker['socket']}.socket", unit]
             told["workers"].append({"name": worker["name"], "unit": unit, "listen": worker["listen"], "path": worker["health_path"]})
-        told["units"] += [f"{site}-{workers.FOLLOWER}.service"] + (["docker.service"] if app["runtime"] == "container" else [])
+        told["units"] += [f"{site}-{workers.FOLLOWER}.service", f"{site}-*_next.service"] + (["docker.service"] if app["runtime"] == "container" else [])
         told["proxies"] = app["trusted_proxy_count"]
     if "nginx" in roles:
         web = roles["nginx"]
@@ -98,6 +98,7 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
     if "firewall" in roles:
         told["units"].append("throat-firewall.service")
     if "throat_backup" in roles:
+        told["paths"] += [roles["throat_backup"]["repository"], *(copy["path"] for copy in roles["throat_backup"]["copies"])]
         told["units"] += [f"{site}-backup@{kind}.timer" for kind in ("full", "differential", "drill")]
     return {name: list(dict.fromkeys(value)) if name in ("units", "certificates", "paths") else value for name, value in told.items()}
 
@@ -248,6 +249,10 @@ def app_findings(host: Host) -> Iterator[Finding]:
     if host.roles["throat_gunicorn"]["runtime"] == "container":
         wrong += unit_findings(host, "docker.service", "Docker", tier)
     yield from wrong
+    # Of a run that was cut short: it serves whatever was the release then.
+    for unit in host.probe["units"]:
+        if unit.endswith("_next.service") and host.runs(unit):
+            yield host.warning("workers", f"{unit} is left by a run that did not end", "none", host.playbook("site.yml"), tier)
     if not release:
         yield host.broken("release", "none is live", "one", host.playbook("site.yml"), tier)
 
@@ -333,6 +338,9 @@ def postgres_findings(host: Host) -> Iterator[Finding]:
     if seen["longest"] > limits["transaction_seconds"]:
         oldest = "sudo -u postgres psql -c 'SELECT pid, usename, xact_start, state, query FROM pg_stat_activity ORDER BY xact_start LIMIT 5'"
         yield host.warning("transaction", f"one is open for {period(seen['longest'])}", f"{period(limits['transaction_seconds'])} at most", oldest, tier)
+    if seen.get("archive_fails"):
+        helps = f"{host.site}-backup list; journalctl -u {seen['unit']} -n 50"
+        yield host.warning("archive", f"WAL does not reach it, since {period(host.probe['time'] - seen['archive_fails'])}", "each minute", helps, tier)
     yield host.ok("PostgreSQL", f"accepting connections, database {amount(seen['bytes'])}", tier)
 
 

@@ -36,7 +36,7 @@ def answers(made):
 
 def answer(roles, host):
     asked, known = status.status_questions(roles, host), copy.deepcopy(RECORDED)
-    known["units"] = {unit: dict(known["units"].get(unit, known["units"]["nginx.service"])) for unit in asked["units"]}
+    known["units"] = {unit: dict(known["units"].get(unit, known["units"]["nginx.service"])) for unit in asked["units"] if "_next" not in unit}
     known["workers"] = {worker["name"]: known["workers"][worker["name"]] for worker in asked["workers"]}
     known["certificates"] = {path: known["certificates"]["/etc/ssl/certs/throat.pem"] for path in asked["certificates"]}
     for part, option in (("web", "web"), ("requests", "web"), ("postgres", "postgres"), ("pgbouncer", "pgbouncer"), ("redis", "redis")):
@@ -135,6 +135,8 @@ BROKEN = [
     ("backup is old", put("backups", {"backup": {"at": NOW - 3 * 86400, "ok": True, "said": ""}}), "warning", "backup", "3 d ago", "throat-backup"),
     ("backup failed", put("backups", {"backup": {"at": NOW - 60, "ok": False, "said": "the disk is full"}}), "broken", "backup", "1 min ago, has failed: the disk is full", "journalctl"),
     ("never a backup", put("backups_since", NOW - 4 * 86400), "warning", "backup", "never run", "list-timers"),
+    ("archive", put("postgres", "archive_fails", NOW - 600), "warning", "archive", "since 10 min", "throat-backup list"),
+    ("stand-in", lambda known: known["units"].update({"throat-sync_next.service": dict(known["units"]["nginx.service"])}), "warning", "workers", "_next.service", "site.yml"),
     ("no drill", put("backups", {"backup": {"at": NOW, "ok": True, "said": ""}, "drill": {"at": NOW - 99 * 86400, "ok": True, "said": ""}}), "warning", "drill", "99 d ago", "journalctl"),
 ]
 

@@ -4,7 +4,8 @@
 The units <site>-backup@*.service and the playbooks backup.yml and restore.yml run it, as root. What it has to know is in /etc/<its own name>.json.
 
 Usage: <site>-backup try < FILE              whether the repositories that a new configuration names open with its key
-       <site>-backup prepare                 make the repositories, or find that they are ours
+       <site>-backup prepare [take-over]     make the repositories, or find that they are ours; "take-over": the server that they are of is no more
+       <site>-backup anew                    begin without what a server of before has left: nothing of it is to be restored
        <site>-backup full|differential|now   make a set: database, files, and what is in them ("differential" passes where there is a young one)
        <site>-backup list                    show the sets and how far back the archive goes
        <site>-backup drill                   restore the newest set beside, compare it with what was written down, and throw it away
@@ -14,6 +15,7 @@ Usage: <site>-backup try < FILE              whether the repositories that a new
        <site>-backup undoable                what undo would bring back
        <site>-backup undo                    bring back what the last exchange has kept
        <site>-backup files MOMENT            add the uploads of a moment that are not there
+       <site>-backup restored                all is back: make backups again
 
 What cannot be done is said in one line on standard error, with status 1. The last result of each is in <state_dir>/status.json.
 """
@@ -32,6 +34,7 @@ import random
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -44,10 +47,14 @@ MIB = 1 << 20
 # Beside what a restored database needs: WAL that is replayed, and a server that goes on writing.
 MARGIN = 512 * MIB
 # A timer that comes so soon after a set has nothing to do.
-YOUNG = datetime.timedelta(hours=6)
+YOUNG = datetime.timedelta(hours=1)
 # Commits at the very instant at which rows are counted may be on either side.
 SLACK_ROWS = 50
 SAMPLE = 20
+# Another host may be at work in a repository of files.
+LOCKED_SECONDS = 900
+# restic takes so many names at once.
+CHUNK = 500
 
 
 class Refused(Exception):
@@ -246,7 +253,14 @@ class Host:
         return explained(done.stdout + done.stderr, asked, done.returncode)
 
     def restic(self, repository: Mapping[str, Any], *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = self.run("restic", "--repo", repository["restic"], *arguments, check=False, **self.environment(repository))
+        until = time.monotonic() + LOCKED_SECONDS
+        while True:
+            done = self.run("restic", "--repo", repository["restic"], *arguments, check=False, **self.environment(repository))
+            if not done.returncode or "already locked" not in done.stderr or time.monotonic() > until:
+                break
+            # Of a run that was killed; those of one that goes on it leaves.
+            self.run("restic", "--repo", repository["restic"], "unlock", check=False, **self.environment(repository))
+            time.sleep(5)
         if check and done.returncode:
             raise Refused(explained(done.stderr or done.stdout, [repository], done.returncode))
         return done
@@ -290,8 +304,13 @@ class Host:
 
     # Repositories
 
-    def prepare(self) -> list[str]:
-        """Make what the repositories need; returns what was done."""
+    @property
+    def waits(self) -> pathlib.Path:
+        """Is there while a repository has backups of a server that is no more: no set is made and nothing expires until it is decided what becomes of them."""
+        return self.state / "of-another-server"
+
+    def prepare(self, take_over: bool = False) -> list[str]:
+        """Make what the repositories need; returns what was done. take_over: the server that they are of is no more."""
         done = []
         for directory, mode in ((self.state, 0o755), (self.sets_dir, 0o700), (self.state / "cache", 0o700)):
             if not directory.is_dir():
@@ -312,9 +331,12 @@ class Host:
             elif found.returncode:
                 raise Refused(explained(found.stderr, [repository], found.returncode))
             elif self.recall(repository):
+                # (What hosts share has not gone with one of them.)
+                if not self.told["mount"]:
+                    self.waits.touch()
                 done.append(f"found {len(self.sets())} sets in {repository['place']}")
         if self.told["owns_cluster"]:
-            done += [line for repository in self.repositories for line in self.make_stanza(repository)]
+            done += [line for repository in self.repositories for line in self.make_stanza(repository, take_over)]
             self.pgbackrest("check")
         told = "".join(f"{fingerprint(self.told['key'], repository['place'])} {repository['place']}\n" for repository in self.repositories)
         (self.state / "told").write_text(told)
@@ -345,17 +367,21 @@ class Host:
         command = ["pgbackrest", "--no-config", f"--stanza={self.told['stanza']}", "--log-level-console=warn"]
         return self.run(*command, *arguments, user="postgres", check=False, **only)
 
-    def make_stanza(self, repository: Mapping[str, Any]) -> list[str]:
+    def make_stanza(self, repository: Mapping[str, Any], take_over: bool) -> list[str]:
         """Let a repository take this server's backups, by itself: another one may have backups already where this one is new."""
         made = self.by_itself(repository, "stanza-create")
         if made.returncode == 28:
-            # Backups of a server that is no more: they stay, and nothing of them expires until it is decided what becomes of them.
+            # That one could archive no more.
+            if not take_over:
+                raise Refused(
+                    f"throat_backup_repository: {repository['place']} has the backups of another server, which may be alive; "
+                    "if it is no more, run this again with -e throat_backup_take_over=true, else name another place"
+                )
             made = self.by_itself(repository, "stanza-upgrade")
-            (self.state / "of-another-server").touch()
+            self.waits.touch()
         if made.returncode:
             raise Refused(explained(made.stdout + made.stderr, [repository], made.returncode))
-        is_others = (self.state / "of-another-server").exists()
-        return [f"{repository['place']} has backups of a server that was here before; playbooks/restore.yml brings them back"] if is_others else []
+        return [f"{repository['place']} has backups of a server that was here before; playbooks/restore.yml brings them back"] if self.waits.exists() else []
 
     def recall(self, repository: Mapping[str, Any]) -> bool:
         """Bring the manifests back from a repository, where this host has none; whether there were any."""
@@ -421,6 +447,14 @@ class Host:
 
     def backup(self, kind: str) -> dict[str, Any]:
         """Make a set. A repository that cannot be written does not keep the others from being so."""
+        if self.waits.exists():
+            raise Refused(
+                f"backups of a server that was here before wait to be restored (playbooks/restore.yml); {self.site}-backup anew begins without them"
+            )
+        if self.database:
+            self.open_again()
+            # Of a drill that was killed.
+            self.clear_side()
         wanted, failures = "full" if kind == "full" else "differential", []
         manifest: dict[str, Any] = {"site": self.site, "host": self.told["host"], "release": self.release()}
         began = time.monotonic()
@@ -430,8 +464,7 @@ class Host:
                 self.present(repository)
                 if self.told["owns_cluster"]:
                     say(f"backing the database up to {repository['place']} ({wanted})")
-                    kept = ["--no-expire-auto"] if (self.state / "of-another-server").exists() else []
-                    self.pgbackrest("backup", f"--type={'full' if wanted == 'full' else 'diff'}", *kept, repository=repository)
+                    self.pgbackrest("backup", f"--type={'full' if wanted == 'full' else 'diff'}", repository=repository)
                 writable.append(repository)
             except Refused as refused:
                 failures.append(str(refused))
@@ -466,20 +499,21 @@ class Host:
         gone = [place for place in self.told["files"] if place not in places]
         if gone or (self.told["mount"] and not os.path.ismount(self.told["mount"])):
             raise Refused(f"throat_backup: {self.told['mount'] or gone[0]} is not there, so that there is nothing to back up; mount it")
-        sent = [path for place in places if place.startswith("/var/") for path in walk(place)]
-        manifest["sample"] = {path: checksum(path) for path in random.sample(sent, min(SAMPLE, len(sent)))}
-        manifest["files"] = {"count": len(sent), "bytes": sum(os.path.getsize(path) for path in sent)}
+        sent = {path: length for place in places if place.startswith("/var/") for path, length in walk(place)}
+        manifest["sample"] = {}
+        for path in random.sample(sorted(sent), min(SAMPLE, len(sent))):
+            # Its owner may have removed it meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                manifest["sample"][path] = checksum(path)
+        manifest["files"] = {"count": len(sent), "bytes": sum(sent.values())}
         self.keep(manifest)
         mine = ["--host", self.told["host"], "--tag", self.site]
         said = self.restic(repository, "backup", "--json", "--quiet", *mine, *places, str(self.sets_dir)).stdout
         summary = json.loads(said.strip().splitlines()[-1])
         manifest.setdefault("snapshots", {})[repository["place"]] = summary["snapshot_id"]
         prune = ["--prune"] if kind == "full" else []
-        if not (self.state / "of-another-server").exists():
-            # (A run that was killed has left its lock.)
-            self.restic(repository, "unlock", check=False)
-            kept = ["--keep-within", f"{self.told['files_days']}d", "--keep-last", "1"]
-            self.restic(repository, "forget", "--quiet", *mine, "--group-by", "tags", *kept, *prune)
+        kept = ["--keep-within", f"{self.told['files_days']}d", "--keep-last", "1"]
+        self.restic(repository, "forget", "--quiet", *mine, "--group-by", "tags", *kept, *prune)
 
     def forget(self) -> None:
         """Remove the manifests whose backup is in no repository any more."""
@@ -529,11 +563,10 @@ class Host:
                 "set": ["--type=name", f"--target={self.site}-{choice['set']}", "--target-action=promote"],
                 "moment": ["--type=time", f"--target={choice['moment']}", "--target-action=promote"],
             }[choice["kind"]]
-            # Other sites' databases come as empty files. Of this one's all, where an exchange after that backup may have changed their names.
+            # Other sites' databases come as empty files. Of this one's all, since an exchange during or after that backup may have changed their names.
             stored = json.loads(self.pgbackrest("info", "--output=json", f"--set={choice['label']}", f"--repo={choice['repo']}").stdout)
             names = [entry["name"] for backup in stored[0]["backup"] for entry in backup.get("database-ref") or []]
-            others = "" if choice["kind"] == "set" and self.told["owns_cluster"] else r"(_(before|undone)_\d+_\d+|_restored)?"
-            ours = [name for name in names if re.fullmatch(self.database + others, name)]
+            ours = [name for name in names if re.fullmatch(rf"{self.database}(_(before|undone)_\d+_\d+|_restored)?", name)]
             only = [f"--db-include={name}" for name in ours]
             # Of a second site they are production's.
             asked = self.repositories if self.told["owns_cluster"] else []
@@ -580,7 +613,7 @@ class Host:
     def choice(self, to: str) -> dict[str, Any]:
         """Return what is meant, after all that was written until now has reached the archive."""
         place = ""
-        if not (self.state / "of-another-server").exists() and self.database and re.match(r"newest$|\d{4}-", to):
+        if not self.waits.exists() and self.database and re.match(r"newest$|\d{4}-", to):
             place = self.archive()
         return {**choose(to, self.sets(), self.backups(), datetime.datetime.now(UTC)), "place": place}
 
@@ -624,53 +657,74 @@ class Host:
     def exchange(self, new: str, left: str) -> str:
         """Give a database the site's name, and the one that has it another; nobody is asked to wait but for two renames."""
         old = f"{self.site}_{left}_{datetime.datetime.now(UTC):%Y%m%d_%H%M%S}"
+        # Whatever becomes of this run.
+        open_again = f'ALTER DATABASE "{self.database}" WITH ALLOW_CONNECTIONS true'
+        psql = ["/usr/sbin/runuser", "-u", "postgres", "--", "/usr/bin/psql", "-Xqp", str(self.told["port"]), "-c", open_again]
+        self.run("systemd-run", "--quiet", "--collect", "--on-active=60", *psql)
         statements = f"""
             ALTER DATABASE "{self.database}" WITH ALLOW_CONNECTIONS false;
             SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname IN ('{self.database}', '{new}');
             BEGIN;
             ALTER DATABASE "{self.database}" RENAME TO "{old}";
             ALTER DATABASE "{new}" RENAME TO "{self.database}";
-            COMMIT;
             ALTER DATABASE "{old}" WITH ALLOW_CONNECTIONS true;
+            COMMIT;
             COMMENT ON DATABASE "{self.database}" IS NULL;
             """
         try:
             self.ask(statements)
         except Refused:
-            self.ask(f'ALTER DATABASE "{self.database}" WITH ALLOW_CONNECTIONS true')
+            self.ask(open_again)
             raise
-        if (self.state / "of-another-server").exists():
-            (self.state / "of-another-server").unlink()
-            # What is written from now on is in no backup, whatever there is of the server of before.
-            self.run("systemctl", "start", "--no-block", f"{self.site}-backup@full.service")
         return old
+
+    def open_again(self) -> None:
+        """Let everybody in where a crash between two renames has left the door shut."""
+        shut = f"FROM pg_database WHERE datname ~ '^{self.database}(_(before|undone)_[0-9_]+)?$' AND NOT datallowconn"
+        self.ask(f"SELECT format('ALTER DATABASE %I WITH ALLOW_CONNECTIONS true', datname) {shut} \\gexec")
+
+    def begin(self) -> bool:
+        """Make backups again; whether they have waited."""
+        if not self.waits.exists():
+            return False
+        self.waits.unlink()
+        # What is written from now on is in no backup, whatever there is of the server of before.
+        self.run("systemctl", "start", "--no-block", f"{self.site}-backup@full.service")
+        return True
 
     def add_files(self, moment: datetime.datetime) -> int:
         """Add the files of a moment that are not there; returns how many. Those that are there stay as they are."""
         places = [place for place in self.told["files"] if place.startswith("/var/")]
+        if places and self.told["mount"] and not os.path.ismount(self.told["mount"]):
+            raise Refused(f"throat_backup: {self.told['mount']} is not there; mount it")
         added = 0
         for repository in self.repositories if places else []:
-            snapshots = self.snapshots(repository)
-            times = [datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", found["time"]).replace("Z", "+00:00")) for found in snapshots]
-            before = [found for found, at in zip(snapshots, times) if at <= moment][-1:]
-            after = [found for found, at in zip(snapshots, times) if at > moment][:1]
-            for snapshot in before + after:
-                listed = [json.loads(line) for line in self.restic(repository, "ls", "--json", snapshot["id"], *places).stdout.splitlines()]
-                missing = [entry["path"] for entry in listed if entry.get("type") == "file" and not os.path.lexists(entry["path"])]
-                if not missing:
-                    continue
-                included = [f"--include={place}" for place in (missing if len(missing) < 500 else places)]
-                # On the file system where they belong.
-                with tempfile.TemporaryDirectory(dir=os.path.dirname(places[0]), prefix=".restored-") as directory:
-                    self.restic(repository, "restore", snapshot["id"], "--target", directory, *included)
-                    for path in missing:
-                        os.makedirs(os.path.dirname(path), exist_ok=True)
-                        os.rename(f"{directory}{path}", path)
-                        shutil.chown(path, self.site, self.site)
-                        added += 1
-            if snapshots:
-                break
+            every = json.loads(self.restic(repository, "snapshots", "--json", "--tag", self.site).stdout or "[]")
+            # Of each host that has ever sent them: this one may have had another name.
+            for snapshot in [found for name in sorted({one["hostname"] for one in every}) for found in nearest(every, name, moment)]:
+                listed = [json.loads(line) for line in self.restic(repository, "ls", "--json", "--recursive", snapshot["id"], *places).stdout.splitlines()]
+                missing = {entry["path"]: entry["size"] for entry in listed if entry.get("type") == "file" and not os.path.lexists(entry["path"])}
+                free = shutil.disk_usage(os.path.dirname(places[0])).free
+                if free < sum(missing.values()) + MARGIN:
+                    raise Refused(f"{places[0]} has room for {size(free)}, and {size(sum(missing.values()) + MARGIN)} are needed; make room there")
+                for first in range(0, len(missing), CHUNK):
+                    added += self.fetch(repository, snapshot["id"], places, sorted(missing)[first : first + CHUNK])
         return added
+
+    def fetch(self, repository: Mapping[str, Any], snapshot: str, places: Sequence[str], paths: Sequence[str]) -> int:
+        """Bring files of a snapshot to their places; returns how many."""
+        # On the file system where they belong.
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(places[0]), prefix=".restored-") as directory:
+            self.restic(repository, "restore", snapshot, "--target", directory, *(f"--include={path}" for path in paths))
+            for path in paths:
+                above = pathlib.Path(path).parent
+                for made in reversed([one for one in (above, *above.parents) if not one.exists()]):
+                    made.mkdir()
+                    made.chmod(0o755)
+                    shutil.chown(made, self.site, self.site)
+                os.rename(f"{directory}{path}", path)
+                shutil.chown(path, self.site, self.site)
+        return len(paths)
 
     # Proving
 
@@ -734,8 +788,8 @@ class Host:
             lines += [f"WAL DOES NOT REACH THE ARCHIVE: {behind}; the log of PostgreSQL says why."] if behind else []
             states = self.states("before|undone")
             lines += [f"Kept by earlier restores: {', '.join(states)}"] if states else []
-            if (self.state / "of-another-server").exists():
-                lines.append("They are of a server that was here before; none is removed until playbooks/restore.yml has brought one back.")
+            if self.waits.exists():
+                lines.append("They are of a server that was here before; none is made and none removed until playbooks/restore.yml has brought one back.")
         for action, last in status.items():
             lines.append(f"Last {action}: {last['at']}, {'well' if last['ok'] else 'FAILED: ' + last['said']}")
         return {"text": "\n".join(lines), "sets": sets, "window": window, "status": status, "states": states}
@@ -757,8 +811,26 @@ def content(path: pathlib.Path) -> bytes:
         return b""
 
 
-def walk(place: str) -> list[str]:
-    return [os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names if os.path.isfile(os.path.join(directory, name))]
+def walk(place: str) -> Iterator[tuple[str, int]]:
+    """The files below a directory, with their length; users remove some meanwhile."""
+    for directory, _, names in os.walk(place):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found = os.lstat(os.path.join(directory, name))
+                if stat.S_ISREG(found.st_mode):
+                    yield os.path.join(directory, name), found.st_size
+
+
+def nearest(snapshots: Sequence[Mapping[str, Any]], host: str, moment: datetime.datetime) -> list[Mapping[str, Any]]:
+    """Return the snapshots of a host that are next to a moment, before it and after it."""
+    known = sorted((at(found), number) for number, found in enumerate(snapshots) if found["hostname"] == host)
+    chosen = [number for when, number in known if when <= moment][-1:] + [number for when, number in known if when > moment][:1]
+    return [snapshots[number] for number in chosen]
+
+
+def at(snapshot: Mapping[str, Any]) -> datetime.datetime:
+    # (Python 3.11 reads no nanoseconds.)
+    return datetime.datetime.fromisoformat(re.sub(r"\.\d+", "", snapshot["time"]).replace("Z", "+00:00"))
 
 
 def checksum(path: str) -> str:
@@ -780,14 +852,16 @@ def act(host: Host, action: str, rest: Sequence[str]) -> Any:
     if action == "try":
         return host.try_key()
     if action == "prepare":
-        return host.prepare()
+        return host.prepare("take-over" in rest)
+    if action in ("anew", "restored"):
+        return {"begun": host.begin()}
     if action in ("full", "differential", "now"):
         last = host.sets()[-1:]
         if action == "differential" and last and datetime.datetime.now(UTC) - meant(last[0]["set"]) < YOUNG:
             return f"{last[0]['set']} is young enough"
         try:
             made = host.backup(action)
-        except Refused as refused:
+        except (Refused, OSError) as refused:
             host.note("backup", str(refused))
             raise
         host.note("backup", set=made["set"], seconds=made["seconds"])
@@ -796,7 +870,7 @@ def act(host: Host, action: str, rest: Sequence[str]) -> Any:
     if action == "drill":
         try:
             proven = host.drill()
-        except Refused as refused:
+        except (Refused, OSError) as refused:
             host.note("drill", str(refused))
             raise
         host.note("drill", **proven)
@@ -831,9 +905,12 @@ def main() -> int:
     action, rest = sys.argv[1], sys.argv[2:]
     host = Host(json.loads(sys.stdin.read() if action == "try" else pathlib.Path(f"/etc/{pathlib.Path(sys.argv[0]).name}.json").read_text()))
     try:
-        with host.alone() if action not in ("list", "undoable") else contextlib.nullcontext():
+        # An exchange does not wait for a backup, since whoever asks waits for it.
+        with host.alone() if action not in ("list", "undoable", "exchange", "undo") else contextlib.nullcontext():
+            if host.database and action in ("prepare", "choose", "undoable"):
+                host.open_again()
             done = act(host, action, rest)
-    except Refused as refused:
+    except (Refused, OSError) as refused:
         print(" ".join(str(refused).split()), file=sys.stderr)
         return 1
     print(done["text"] if action == "list" and "--json" not in rest else json.dumps(done))
