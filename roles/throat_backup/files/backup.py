@@ -624,7 +624,8 @@ class Host:
         """Bring the database of a choice into the server, beside the one that serves."""
         choice, began = self.choice(to), time.monotonic()
         self.ask(f'DROP DATABASE IF EXISTS "{self.restored}" WITH (FORCE)')
-        self.make_room(2, self.backups())
+        # The side server, the database that comes, and the WAL that it writes.
+        self.make_room(3, self.backups())
         with self.beside(choice) as side:
             if self.ask(f"SELECT count(*) FROM pg_database WHERE datname = '{self.database}'", host=side) != "1":
                 raise Refused(f"restore_to: there was no database {self.database} at {choice['moment']}; choose a later moment")
@@ -879,7 +880,7 @@ def act(host: Host, action: str, rest: Sequence[str]) -> Any:
         return host.listed()
     if action == "choose":
         choice = host.choice(rest[0])
-        host.make_room(2, host.backups())
+        host.make_room(3, host.backups())
         return {**choice, "migrations": host.manifest_of(choice).get("migrations")}
     if action == "bring":
         return host.bring(rest[0])
