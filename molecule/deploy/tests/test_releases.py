@@ -134,6 +134,13 @@ def test_deploy_and_rollback_are_noticed_by_nobody(release, run_site, host, url,
     assert unknown.returncode != 0 and "throat_gunicorn_release: 0123456789ab is not kept on throat-stack-deploy" in unknown.said
     assert serving(url, flush_limits) == {good} and run_site().changed == 0
 
+    # A worker that has gone over to another release ends what it has begun, as one does that was started.
+    ask = "curl --silent --output /dev/null --write-out '%{http_code}' --header 'X-Forwarded-For: 127.0.0.1' --unix-socket /run/throat/gevent.sock"
+    asked = subprocess.Popen(["docker", "exec", "throat-stack-deploy", "bash", "-c", f"{ask} 'http://localhost/_ref/gevent/sleep?s=3'"], stdout=subprocess.PIPE, text=True)
+    time.sleep(1)
+    host.check_output("systemctl restart throat-gevent")
+    assert asked.communicate()[0] == "200"
+
 
 def test_way_back_is_kept_however_many_releases_have_failed(release, host, run_site, url, flush_limits):
     (first,) = serving(url, flush_limits)

@@ -74,6 +74,6 @@ def post_worker_init(worker):
     if DOOR:
         at_the_door("serves")
     else:
-        systemd.sd_notify(f"MAINPID={os.getppid()}\nSTATUS=release {RELEASE}", worker.log)
+        systemd.sd_notify(f"STATUS=release {RELEASE}", worker.log)
         if "GUNICORN_PID" in os.environ:
             os.kill(int(os.environ["GUNICORN_PID"]), signal.SIGTERM)
