@@ -180,3 +180,17 @@ PATHS = ["releases/a/migrations/001_tables.py", "releases/b/migrations/001_table
 def test_a_database_is_served_by_a_release_that_knows_its_migrations(seen, live, pending, said):
     gap = restored.migration_gap(seen, PATHS, live)
     assert gap["pending"] == pending and (said in gap["errors"][0] if said else gap["errors"] == [])
+
+
+def test_files_come_from_the_snapshots_next_to_a_moment_of_each_host_that_sent_some():
+    found = [{"id": name, "hostname": host, "time": f"2026-11-{day}T03:30:00.123456789Z"} for name, host, day in (("c", "old", 27), ("a", "old", 25), ("b", "old", 26), ("d", "new", 28))]
+    chosen = {host: [one["id"] for one in backup.nearest(found, host, utc(2026, 11, 26, 12))] for host in ("old", "new")}
+    assert chosen == {"old": ["b", "c"], "new": ["d"]}
+    assert [one["id"] for one in backup.nearest(found, "old", utc(2026, 11, 30))] == ["c"]
+
+
+def test_files_that_a_user_removes_meanwhile_are_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "kept.png").write_bytes(b"1234")
+    (tmp_path / "link.png").symlink_to("kept.png")
+    monkeypatch.setattr(backup.os, "walk", lambda place: [(place, [], ["kept.png", "gone.png", "link.png"])])
+    assert list(backup.walk(str(tmp_path))) == [(f"{tmp_path}/kept.png", 4)]
