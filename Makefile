@@ -47,35 +47,19 @@ molecule: tools ## converge test hosts and test them from outside
 docs: tools ## make docs/variables.md from the argument specifications
 	$(RUN) bin/variables > docs/variables.md
 
-.PHONY: bench-noop
-bench-noop: tools ## measure a run that has nothing to do (PEERS=<directory of other people's roles>: beside them)
-	@bin/ensure-docker
-	@molecule/shared/host/build 12
-	$(RUN) bin/alone tests/bench/noop $(if $(PEERS),--peers $(PEERS))
+bench-noop: ## measure a run that has nothing to do (PEERS=<directory of other people's roles>: beside them)
+bench-edge: ## measure the edge: static files, compression, and the way to each worker
+bench-db: ## measure a database connection per request, by the way that it takes
+bench-deploy: ## measure a deploy of a change of code, on one application host and on four
+bench-backup: ## measure backups and restores beside pg_dump
+bench-runtime: ## measure the workers of both runtimes side by side
+bench-sandbox: ## measure what the sandboxes cost
 
-.PHONY: bench-edge
-bench-edge: tools ## measure the edge: static files, compression, and the way to each worker
+BENCHMARKS := bench-noop bench-edge bench-db bench-deploy bench-backup bench-runtime bench-sandbox
+.PHONY: $(BENCHMARKS)
+$(BENCHMARKS): tools
 	@bin/ensure-docker
-	@molecule/shared/host/build 12
-	$(RUN) bin/alone tests/bench/edge
-
-.PHONY: bench-db
-bench-db: tools ## measure a database connection per request, by the way that it takes
-	@bin/ensure-docker
-	@molecule/shared/host/build 12
-	$(RUN) bin/alone tests/bench/db
-
-.PHONY: bench-deploy
-bench-deploy: tools ## measure a deploy of a change of code, on one application host and on four
-	@bin/ensure-docker
-	@molecule/shared/host/build 12
-	$(RUN) bin/alone tests/bench/deploy
-
-.PHONY: bench-runtime
-bench-runtime: tools ## measure the workers of both runtimes side by side
-	@bin/ensure-docker
-	@molecule/shared/host/build 12
-	$(RUN) bin/alone tests/bench/runtime
+	$(RUN) bin/alone tests/bench/$(@:bench-%=%) $(if $(PEERS),--peers $(PEERS))
 
 .PHONY: clean
 clean: ## remove everything that demo and test have made

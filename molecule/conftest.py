@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import time
 
@@ -23,6 +25,12 @@ APP = ROOT / "molecule/shared/app"
 PROBES = ("/all/new", "/api/v3/grabtitle", "/socket.io/?EIO=4&transport=polling")
 # How a migration begins.
 MIGRATION = "def migrate(migrator, database, fake=False, **kwargs):\n"
+# throat_status_limits of a busy test machine: the load of other scenarios, and what their tests have left in the log and the journal.
+STATUS_LIMITS = {"load": 1000, "memory_percent": 99, "disk_percent": 96, "page_seconds": 30, "wait_seconds": 20, "clock_seconds": 20}
+STATUS_LIMITS |= {"restarts": 10**4, "errors": 10**6, "failed_logins": 10**6, "security_updates": 10**4, "transaction_seconds": 10**6}
+# The async workers are restarted after it (follow_redis.py).
+START_REDIS = """id() { systemctl show --value --property=InvocationID throat-socketio; }; before=$(id); systemctl start redis-server
+for try in $(seq 100); do [ "$(id)" = "$before" ] || break; sleep 0.2; done; systemctl start throat-gevent throat-socketio"""
 urllib3.disable_warnings()
 
 
@@ -73,10 +81,34 @@ def run_site(scenario):
 
 
 @pytest.fixture(scope="session")
+def kill_run(run_site, scenario):
+    """Call it to run a playbook and kill the run, as the kernel would, so many seconds after a task has begun."""
+    plugins = f"{ROOT / 'molecule/deploy/tests'}:{os.environ.get('ANSIBLE_CALLBACK_PLUGINS', '')}"
+    enabled = f"kill_at,{os.environ.get('ANSIBLE_CALLBACKS_ENABLED', '')}"
+    environment = {**os.environ, "ANSIBLE_CALLBACK_PLUGINS": plugins.rstrip(":"), "ANSIBLE_CALLBACKS_ENABLED": enabled.rstrip(",")}
+
+    def kill(variables, playbook: str, task: str, after: float) -> None:
+        at = {"KILL_AT": task, "KILL_AFTER": str(after)}
+        run = run_site(variables, playbook=playbook, check=False, env={**environment, **at}, start_new_session=True)
+        assert run.returncode == -signal.SIGKILL, run.output[-3000:]
+        # What it was at on the hosts it ends, in processes of sessions of their own, and no other run is let in meanwhile.
+        while subprocess.run(["pgrep", "--full", f"{scenario}/inventory {playbook}"], capture_output=True, check=False).returncode == 0:
+            time.sleep(1)
+
+    return kill
+
+
+def read_secrets(scenario) -> dict[str, str]:
+    """The secrets that the controller keeps, by name."""
+    return {path.name: path.read_text().strip() for path in (scenario / "inventory/.secrets").iterdir() if not path.suffix}
+
+
+@pytest.fixture(scope="session")
 def secrets(scenario) -> dict[str, str]:
     """The secrets that the first run made, by name."""
-    found = {path.name: path.read_text().strip() for path in (scenario / "inventory/.secrets").iterdir()}
-    assert len(found) == 5 and all(len(value) >= 20 for value in found.values())
+    found = read_secrets(scenario)
+    # One more, where several hosts have the database.
+    assert len(found) in (5, 6) and all(len(value) >= 20 for value in found.values())
     return found
 
 
@@ -91,11 +123,15 @@ def url(scenario) -> str:
     return next(iter(yaml.safe_load((scenario / "inventory/hosts.yml").read_text())["throat"]["hosts"].values()))["throat_public_url"]
 
 
-@pytest.fixture
-def browser():
+def new_browser() -> requests.Session:
     session = requests.Session()
     session.verify, session.trust_env = False, False
     return session
+
+
+@pytest.fixture
+def browser():
+    return new_browser()
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +152,45 @@ def on_host(hosts):
         return done.stdout.strip()
 
     return run
+
+
+# A web server behind a network of its own, at a public address, a private one and a cloud's; and one at loopback.
+ELSEWHERE = {"public": "198.51.100.80", "private": "10.99.0.80", "metadata of a cloud": "169.254.169.254"}
+ANSWERING = {name: f"http://{address}:8099/" for name, address in ELSEWHERE.items()} | {"loopback": "http://127.0.0.1:8098/"}
+
+
+@pytest.fixture(scope="module")
+def fetched(on_host):
+    """Call it for what workers of the first host get of an address or a file: {"sync": {"got": text} or {"refused": why}}; root of that host gets all of ANSWERING."""
+    on_host(
+        "mkdir -p /srv/elsewhere && echo '<title>elsewhere</title>' > /srv/elsewhere/index.html; ip netns add elsewhere; "
+        "ip link add elsewhere type veth peer name inside netns elsewhere; ip addr add 198.51.100.1/24 dev elsewhere; ip addr add 10.99.0.1/24 dev elsewhere; "
+        "ip link set elsewhere up; ip route add 169.254.169.254 dev elsewhere; ip -n elsewhere link set inside up; "
+        + "".join(f"ip -n elsewhere addr add {address}/24 dev inside; " for address in ELSEWHERE.values())
+        + "ip -n elsewhere route add default via 198.51.100.1; "
+        "systemd-run --quiet --unit=elsewhere ip netns exec elsewhere python3 -m http.server 8099 --directory /srv/elsewhere; "
+        "systemd-run --quiet --unit=elsewhere-loopback python3 -m http.server 8098 --bind 127.0.0.1 --directory /srv/elsewhere; "
+        f"for url in {' '.join(ANSWERING.values())}; do curl --silent --fail --retry 20 --retry-connrefused --retry-delay 1 --output /dev/null $url; done"
+    )
+
+    def fetch(url: str, site: str = "throat") -> dict[str, dict[str, str]]:
+        asked = "curl --silent --max-time 20 --get --header 'X-Forwarded-For: 127.0.0.1'"
+        return {
+            name: json.loads(on_host(f"{asked} --unix-socket /run/{site}/{name}.sock --data-urlencode url={url} http://localhost/_ref/fetch"))
+            for name in ("sync", "gevent", "socketio")
+        }
+
+    yield fetch
+    on_host("systemctl stop elsewhere elsewhere-loopback; ip netns del elsewhere; rm -r /srv/elsewhere")
+
+
+@pytest.fixture(scope="session")
+def exposures(on_host):
+    """What "systemd-analyze security" gives to each service of the stack on the first host, from 0 (nothing exposed) to 10."""
+    # (By itself it leaves out what does not run for long.)
+    units = "systemctl list-units --all --plain --no-legend throat\\*.service pgbouncer\\*.service redis-server\\*.service nginx.service 'postgresql@*.service'"
+    said = on_host(f"systemd-analyze security --no-pager $({units} | cut -d ' ' -f 1)")
+    return {unit: float(score) for unit, score in re.findall(r"Overall exposure level for (\S+)\.service: ([0-9.]+)", said)}
 
 
 @pytest.fixture
@@ -143,30 +218,50 @@ def pause() -> float:
     return 0.25
 
 
+@pytest.fixture(scope="session")
+def people(urls, on_host):
+    """Call it for people who use the site while a block lasts; at its end every post that was answered is in the database, once, and one that was not at most once."""
+
+    @contextlib.contextmanager
+    def come(pause: float):
+        there = Visitors(urls, pause)
+        try:
+            yield there
+        finally:
+            there.stop()
+        query = f"SELECT value FROM user_metadata WHERE value LIKE '{there.name}-%'"
+        rows = on_host(f'runuser -u postgres -- psql -d throat -Atqc "{query}"', group="postgres").split()
+        assert len(rows) == len(set(rows)) and there.written <= set(rows) <= there.written | there.lost
+
+    return come
+
+
 @pytest.fixture
-def visitors(urls, pause, flush_limits, on_host):
-    """People who use the site during the test; at its end every post that was answered is in the database, once, and one that was not at most once."""
-    there = Visitors(urls, pause)
-    yield there
-    there.stop()
-    query = f"SELECT value FROM user_metadata WHERE value LIKE '{there.name}-%'"
-    rows = on_host(f'runuser -u postgres -- psql -d throat -Atqc "{query}"', group="postgres").split()
-    assert len(rows) == len(set(rows)) and there.written <= set(rows) <= there.written | there.lost
+def visitors(people, pause, flush_limits):
+    """People who use the site during the test."""
+    with people(pause) as there:
+        yield there
+
+
+def changed_app(directory: pathlib.Path, changes: dict[str, str]) -> pathlib.Path:
+    """Make a copy of the reference app with lines added to its files, {path: text}; a migration is a file of its own."""
+    shutil.copytree(APP, directory)
+    for path, text in changes.items():
+        with (directory / path).open("w" if path.startswith("migrations/") else "a") as file:
+            file.write(text)
+    return directory
+
+
+def forget_migrations(on_host) -> None:
+    """Make the database forget the migrations (9...) of releases that tests have made."""
+    on_host("runuser -u postgres -- psql -d throat -Atqc \"DELETE FROM migratehistory WHERE name LIKE '9%'\"", group="postgres")
 
 
 @pytest.fixture
 def release(tmp_path, on_host):
-    """Make a release of the reference app with lines added to its files: {path: text}; when the test ends, the database forgets the migrations (9...) of all."""
-
-    def make(changes: dict[str, str], name: str = "release") -> str:
-        directory = shutil.copytree(APP, tmp_path / name)
-        for path, text in changes.items():
-            with (directory / path).open("w" if path.startswith("migrations/") else "a") as file:
-                file.write(text)
-        return str(directory)
-
-    yield make
-    on_host("runuser -u postgres -- psql -d throat -Atqc \"DELETE FROM migratehistory WHERE name LIKE '9%'\"", group="postgres")
+    """Make a release of the reference app with lines added to its files: {path: text}; when the test ends, the database forgets the migrations of all."""
+    yield lambda changes, name="release": str(changed_app(tmp_path / name, changes))
+    forget_migrations(on_host)
 
 
 def form(page: str) -> dict[str, str]:
@@ -174,13 +269,23 @@ def form(page: str) -> dict[str, str]:
     return dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', page))
 
 
+@pytest.fixture(scope="session")
+def log_in(url, secrets):
+    """Make a visitor the first administrator."""
+
+    def enter(browser: requests.Session) -> requests.Session:
+        fields = form(browser.get(f"{url}/login").text)
+        assert browser.post(f"{url}/login", data={**fields, "username": "admin", "password": secrets["admin_password"]}).ok
+        assert "/u/admin" in browser.get(f"{url}/").text
+        return browser
+
+    return enter
+
+
 @pytest.fixture
-def admin(browser, url, secrets):
+def admin(browser, log_in):
     """A visitor who has logged in as the first administrator."""
-    fields = form(browser.get(f"{url}/login").text)
-    assert browser.post(f"{url}/login", data={**fields, "username": "admin", "password": secrets["admin_password"]}).ok
-    assert "/u/admin" in browser.get(f"{url}/").text
-    return browser
+    return log_in(browser)
 
 
 @pytest.fixture

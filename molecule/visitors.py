@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 
 import socketio
 
@@ -79,10 +79,11 @@ class Visitors:
     """Ask all the while, each kind in a thread of its own and the web servers in turn, until stop() is called.
 
     pause: seconds between two requests of a kind; visits: what has been asked; tabs: the open websockets, which reconnect by themselves as browsers do;
+    also: further kinds, each with its method, path and pause;
     written and lost: the values of the posts that were answered, and of those that were not and may have been written all the same.
     """
 
-    def __init__(self, urls: Sequence[str], pause: float) -> None:
+    def __init__(self, urls: Sequence[str], pause: float, also: Mapping[str, tuple[str, str, float]] = {}) -> None:
         self.urls, self.pause, self.visits, self.written, self.lost = urls, pause, [], set(), set()
         self.name = uuid.uuid4().hex
         self.done = threading.Event()
@@ -94,13 +95,14 @@ class Visitors:
             "socketio handshake": ("GET", "/socket.io/?EIO=4&transport=polling"),
             "post": ("POST", "/_ref/write"),
             "bundle of a page that is open": ("GET", bundle),
+            **also,
         }
         self.threads = [threading.Thread(target=self._ask, args=(kind, *asked), daemon=True) for kind, asked in kinds.items()]
         for thread in self.threads:
             thread.start()
         self.tabs = [Tab(url) for url in itertools.islice(itertools.cycle(urls), TABS)]
 
-    def _ask(self, kind: str, method: str, path: str) -> None:
+    def _ask(self, kind: str, method: str, path: str, pause: float | None = None) -> None:
         for number in itertools.count():
             if self.done.is_set():
                 return
@@ -118,7 +120,7 @@ class Visitors:
             if method == "POST":
                 (self.lost if failure else self.written).add(value)
             self.visits.append(Visit(kind, began, time.monotonic() - began, failure, release, host))
-            time.sleep(self.pause)
+            time.sleep(self.pause if pause is None else pause)
 
     def since(self, began: float) -> list[Visit]:
         return [visit for visit in list(self.visits) if visit.began >= began]

@@ -6,9 +6,16 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible.plugins.loader import lookup_loader
 
-from ansible_collections.throat.stack.plugins.plugin_utils import plan
+from ansible_collections.throat.stack.plugins.plugin_utils import plan, secrets_dir
+
+OPTIONS = {
+    "make_secrets": {"type": "bool", "default": True},
+    "needs_source": {"type": "bool", "default": True},
+    "whole_site": {"type": "bool", "default": True},
+    "rotate": {"type": "list", "elements": "str"},
+    "forget_sessions": {"type": "bool", "default": False},
+}
 
 
 class ActionModule(ActionBase):
@@ -19,10 +26,10 @@ class ActionModule(ActionBase):
     _supports_async = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        _result, options = self.validate_argument_spec({"make_secrets": {"type": "bool", "default": True}, "needs_source": {"type": "bool", "default": True}})
+        _result, options = self.validate_argument_spec(OPTIONS)
         task_vars = task_vars or {}
         groups = {name: list(hosts) for name, hosts in task_vars["groups"].items()}
-        variables, unreadable = {}, []
+        variables, refusals = {}, []
         for host in dict.fromkeys(host for name in ("throat", *plan.GROUPS) for host in groups.get(name, ())):
             theirs = task_vars["hostvars"][host]
             variables[host] = {}
@@ -32,18 +39,32 @@ class ActionModule(ActionBase):
                     try:
                         variables[host][name] = theirs[name]
                     except AnsibleError as error:
-                        unreadable.append(f"{name} on {host}: cannot be worked out: {str(error).splitlines()[0]}")
-            self._add_secrets(variables[host], options["make_secrets"], task_vars)
+                        refusals.append(f"{name} on {host}: cannot be worked out: {str(error).splitlines()[0]}")
+        given = {name for theirs in variables.values() for name, value in theirs.items() if value is not None}
+        for directory in dict.fromkeys(theirs.get("throat_secrets_dir") or "" for theirs in variables.values()):
+            mine = [theirs for theirs in variables.values() if (theirs.get("throat_secrets_dir") or "") == directory]
+            refusals += self._add_secrets(mine, directory, options, plan.secrets_of(groups)) if directory else []
         made = plan.make(variables, groups, options["needs_source"])
-        return {"changed": False, **made, "refusals": unreadable + made["refusals"]}
+        refusals += made["refusals"]
+        if options["rotate"] is not None and not refusals:
+            directory = next((theirs.get("throat_secrets_dir") for theirs in variables.values()), "")
+            refusals = secrets_dir.rotation_errors(options["rotate"], given, directory, made["hosts"])
+            made["rotated"] = secrets_dir.chosen(options["rotate"], given)
+        return {"changed": False, **made, "refusals": refusals}
 
-    def _add_secrets(self, variables: dict[str, Any], make: bool, task_vars: dict[str, Any]) -> None:
-        """Secrets that are not given are made once and kept on the controller, in throat_secrets_dir."""
-        directory = variables.get("throat_secrets_dir")
-        for name, length in plan.SECRETS.items() if directory else ():
-            if variables.get(name) is None and make:
-                lookup = lookup_loader.get("ansible.builtin.password", loader=self._loader, templar=self._templar)
-                path = f"{directory}/{name.removeprefix('throat_')}"
-                (variables[name],) = lookup.run([path], variables=task_vars, length=length, chars=["ascii_letters", "digits"])
-            elif variables.get(name) is None:
-                variables[name] = "made-by-the-first-run"
+    def _add_secrets(self, hosts: list[dict[str, Any]], directory: str, options: dict[str, Any], wanted: dict[str, int]) -> list[str]:
+        """Give hosts the secrets that the inventory does not, of a directory where each is made once; returns a line where that cannot be."""
+        lacking = [name for name in wanted if any(variables.get(name) is None for variables in hosts)]
+        made, lines = dict.fromkeys(lacking, "made-by-the-first-run"), []
+        kept = secrets_dir.SecretsDir(directory, self._loader)
+        if options["make_secrets"]:
+            try:
+                made = {name: kept.in_force(name.removeprefix("throat_"), wanted[name]) for name in lacking}
+                if "throat_secret_key" in lacking:
+                    made["throat_previous_secret_key"] = "" if options["forget_sessions"] else kept.previous_key
+                lines = [] if options["whole_site"] else secrets_dir.unfinished_errors(kept.begun, directory)
+            except (AnsibleError, OSError) as error:
+                lines = [f"throat_secrets_dir: {directory} cannot be read: {str(error).splitlines()[0]}"]
+        for variables in hosts:
+            variables |= {name: value for name, value in made.items() if variables.get(name) is None}
+        return lines

@@ -8,7 +8,22 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.throat.stack.plugins.plugin_utils import backup, build, database, looked, move, plan, routes, shown, status, status_page, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import (
+    audit,
+    backup,
+    build,
+    database,
+    egress,
+    looked,
+    move,
+    plan,
+    routes,
+    shown,
+    status,
+    status_page,
+    tables,
+    workers,
+)
 
 
 def _filter(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,7 +42,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
+            audit.audit_report,
             backup.migration_gap,
+            backup.repositories,
             build.build_inputs,
             build.override_npm_lock,
             build.override_requirements,
@@ -35,6 +52,8 @@ class FilterModule:
             database.postgres_memory,
             database.redis_login,
             database.scram_verifier,
+            egress.egress_before,
+            egress.egress_rules,
             looked.admitted_before,
             looked.bad_releases,
             looked.block_marker,
@@ -61,14 +80,15 @@ class FilterModule:
             routes.parse_route_list,
             shown.plan_data,
             shown.plan_text,
+            status.status_plan,
             status.status_questions,
             status.status_report,
             status.status_text,
             status_page.status_page,
+            tables.quantity,
             workers.complete_workers,
             workers.name_sockets,
             workers.stand_in_units,
-            workers.site_name,
             workers.units,
             workers.worker_states,
         )

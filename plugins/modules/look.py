@@ -56,15 +56,22 @@ ansible_facts:
     has_ipv6:
       description: Whether it has IPv6 at all.
       type: bool
+    has_user_namespaces:
+      description: Whether a service may have a user namespace of its own.
+      type: bool
+    nft_tables:
+      description: Tables of nftables that are loaded, as V(inet throat).
+      type: list
+      elements: str
     listeners:
       description: Who listens at which TCP port - C(address), C(port), C(program) and C(pid), where the kernel tells.
       type: list
       elements: dict
     services:
       description: >-
-        Name of each loaded service, as nginx.service, to its C(name), C(state) (V(running) or what else systemd says of it), C(status) (V(enabled),
-        V(disabled), ...), C(source) (V(systemd)), C(started) and C(told), seconds since 1970 when it has started and when it has last started or reloaded,
-        and C(is_stale), whether systemd has not read its changed unit.
+        Name of each loaded service, as nginx.service, and of logrotate.timer, to its C(name), C(state) (V(running) or what else systemd says of it),
+        C(status) (V(enabled), V(disabled), ...), C(source) (V(systemd)), C(started) and C(told), seconds since 1970 when it has started and when it has
+        last started or reloaded, and C(is_stale), whether systemd has not read its changed unit.
       type: dict
     files:
       description: >-
@@ -80,9 +87,24 @@ ansible_facts:
       type: dict
     postgres:
       description: >-
-        Of the running cluster "main" its C(version), C(pid) and C(port), C(loaded) (seconds since 1970 when it has last read its files),
-        C(roles) and C(databases). Empty where none answers.
+        Of the cluster "main" that is in force, where it runs, its C(version), C(pid) and C(port), C(loaded) (seconds since 1970 when it has last read its
+        files), C(roles) and C(databases). Empty where it does not answer.
       type: dict
+    patroni:
+      description: >-
+        Of the cluster of several hosts that this one is a member of, whether it has data of it (C(began)), and where Patroni answers C(config), C(members) and
+        the name of the C(leader). Empty where there is none.
+      type: dict
+    postgres_version:
+      description: Major version of the cluster "main" that is in force, which has the data; where there is none yet, the distribution's.
+      type: str
+    postgres_rivals:
+      description: Versions whose clusters "main" all have sites and start at boot, where there is more than one.
+      type: list
+      elements: str
+    postgres_upgrade:
+      description: The versions that an upgrade is under way between, or has been and did not come to its end, as "15 17".
+      type: str
     debian_postgres:
       description: Major version of the distribution's PostgreSQL, empty where it is not known.
       type: str
@@ -112,6 +134,7 @@ import stat
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.throat.stack.plugins.module_utils.clusters import in_force, patroni, read
 
 # What the stack writes or shares, {site} being the site's name.
 FILES = (
@@ -123,11 +146,13 @@ FILES = (
     "/run/*-users.conf.told",
     "/etc/nginx/snippets/{site}-proxy-params.conf",
     "/etc/nginx/sites-enabled/*",
+    "/etc/nginx/conf.d/*",
     "/etc/ssl/certs/{site}.pem",
     "/etc/systemd/system/{site}-*",
     "/run/systemd/system/{site}-*_next.*",
     "/etc/systemd/system/*.d/throat*.conf",
     "/etc/systemd/system/pgbouncer-pause@.service",
+    "/etc/systemd/system/pgbouncer-follow-leader.service",
     "/etc/systemd/system/throat-firewall.service",
     "/etc/tmpfiles.d/{site}.conf",
     "/etc/{site}/*",
@@ -139,10 +164,19 @@ FILES = (
     "/var/www/{site}/static/live",
     "/usr/bin/npm",
     "/etc/sysctl.d/60-throat.conf",
+    "/etc/systemd/journald.conf.d/50-throat.conf",
     "/etc/pgbackrest/conf.d/{site}.conf",
     "/etc/systemd/system/timers.target.wants/{site}-backup@*",
     "/etc/{site}-backup.json",
     "/usr/local/sbin/{site}-backup",
+    "/usr/local/lib/throat-metrics/*",
+    "/etc/throat-metrics.*",
+    "/etc/mtail/throat.mtail",
+    "/etc/prometheus/throat*",
+    "/etc/etcd/trusted.pem",
+    "/etc/haproxy/throat*",
+    "/etc/patroni/*-main.yml",
+    "/etc/patroni/trusted.pem",
     # Directories.
     "/opt/{site}/*",
     "/run/{site}",
@@ -155,14 +189,18 @@ TEXTS = (
     "/etc/postgresql/*/main/pg_ident.conf",
     "/etc/pgbouncer/hba.conf",
     "/etc/throat-firewall.nft",
+    "/etc/{site}/egress.nft",
     "/etc/redis/redis.conf",
     "/etc/nginx/nginx.conf",
+    "/etc/logrotate.d/nginx",
     "/opt/{site}/current/routes.txt",
     "/opt/{site}/releases/*/.inputs",
     "/opt/{site}/rollback",
     "/etc/{site}/database.pem",
     "/etc/systemd/system/{site}-*.socket",
     "/var/lib/{site}-backup/told",
+    "/etc/etcd/throat.pem",
+    "/etc/patroni/throat.pem",
 )
 # Only lines that are asked for: the rest may be a secret.
 LINES = {"/etc/redis/redis.conf": r"include "}
@@ -230,6 +268,7 @@ def services(shown: str, booted: float) -> dict[str, dict[str, object]]:
 
 # Of each Debian, the major version of its PostgreSQL, by which its packages name the cluster.
 POSTGRES = {"12": "15", "13": "17"}
+UNITS = ("*.service", "logrotate.timer")
 PROPERTIES = "Id,SubState,UnitFileState,ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic,NeedDaemonReload"
 
 
@@ -270,13 +309,6 @@ def main() -> None:
         status, said, _errors = module.run_command(list(command))
         return "" if status else said
 
-    def read(path: str) -> str:
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                return file.read()
-        except OSError:
-            return ""
-
     files = {}
     for patterns, with_text in ((FILES, False), (TEXTS, True)):
         for pattern in patterns:
@@ -291,12 +323,15 @@ def main() -> None:
             said = ask("openssl", *kind, "-in", path) if kind else ""
             files[path]["public_key"] = said and hashlib.sha256(said.encode()).hexdigest()
 
+    os_release = platform(read("/etc/os-release"))
+    debian_postgres = POSTGRES.get(os_release["distribution_major_version"], "")
+    clusters = in_force()
+    version = (clusters or [debian_postgres])[0]
     postgres = {}
-    for path in glob.glob("/var/lib/postgresql/*/main/postmaster.pid"):
-        lines = read(path).splitlines()
-        if len(lines) > 3 and os.path.exists(f"/proc/{lines[0]}"):
-            said = ask("runuser", "-u", "postgres", "--", "psql", "-p", lines[3], "-XAtqwd", "postgres", "-c", QUERY)
-            postgres = {"version": path.split("/")[4], "pid": int(lines[0]), "port": int(lines[3]), **json.loads(said or "{}")}
+    lines = read(f"/var/lib/postgresql/{version}/main/postmaster.pid").splitlines()
+    if len(lines) > 3 and os.path.exists(f"/proc/{lines[0]}"):
+        said = ask("runuser", "-u", "postgres", "--", "psql", "-p", lines[3], "-XAtqwd", "postgres", "-c", QUERY)
+        postgres = {"version": version, "pid": int(lines[0]), "port": int(lines[3]), **json.loads(said or "{}")}
 
     certificates = {}
     for path in (f"/etc/ssl/certs/{site}.pem", *glob.glob("/etc/letsencrypt/live/*/fullchain.pem")):
@@ -310,19 +345,26 @@ def main() -> None:
     pools = read("/etc/pgbouncer/pgbouncer.ini")
     named = re.findall(r"^\s*([^\s;#=\[]+)\s*=", pools.partition("[databases]")[2].partition("\n[")[0], re.MULTILINE)
     memory = re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo"))
+    booted = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
     facts = {
-        **platform(read("/etc/os-release")),
-        "debian_postgres": POSTGRES.get(platform(read("/etc/os-release"))["distribution_major_version"], ""),
+        **os_release,
+        "postgres_version": version,
+        "postgres_rivals": clusters[1:] and clusters,
+        "postgres_upgrade": read("/var/lib/postgresql/throat-upgrade").strip(),
+        "debian_postgres": debian_postgres,
         "memtotal_mb": int(memory[1]) // 1024 if memory else 0,
         "mounts": [{"mount": line.split()[1]} for line in read("/proc/mounts").splitlines()],
         "has_ipv6": bool(read("/proc/net/if_inet6")),
+        "has_user_namespaces": int(read("/proc/sys/user/max_user_namespaces") or 0) > 0,
+        "nft_tables": [line.removeprefix("table ") for line in ask("nft", "list", "tables").splitlines()],
         "listeners": listeners(ask("ss", "-Hltnp")),
         "packages": packages(ask("dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\n")),
-        "services": services(ask("systemctl", "show", f"--property={PROPERTIES}", "*.service"), time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)),
+        "services": services(ask("systemctl", "show", f"--property={PROPERTIES}", *UNITS), booted),
         "files": files,
         "looked_paths": paths,
         "accounts": {user.pw_name: {"uid": user.pw_uid, "gid": user.pw_gid, "home": user.pw_dir, "shell": user.pw_shell} for user in pwd.getpwall()},
         "postgres": postgres,
+        "patroni": patroni(version),
         "foreign_pools": [] if "Ansible managed" in pools else named,
         "redis_operator": hashlib.sha256(operator.encode()).hexdigest() if operator else "",
         "nonlocal_bind": "/etc/sysctl.d/60-throat.conf" in files and read("/proc/sys/net/ipv4/ip_nonlocal_bind").strip() == "1",

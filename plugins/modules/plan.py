@@ -16,6 +16,20 @@ options:
     description: Whether the run builds a release, so that a source that is not on the controller is refused.
     type: bool
     default: true
+  whole_site:
+    description: Whether the run tells all parts of the site what changes. Otherwise it is refused while secrets in C(throat_secrets_dir) are being changed.
+    type: bool
+    default: true
+  rotate:
+    description:
+      - Secrets that the run is to change, none for all that can be. Those that cannot be are refused.
+      - Without it, no secret is to be changed.
+    type: list
+    elements: str
+  forget_sessions:
+    description: Whether sessions that the previous key of C(throat_secrets_dir) has signed are known no more.
+    type: bool
+    default: false
 author:
   - The throat.stack engineers (@Phuks-co)
 """
@@ -44,6 +58,11 @@ budget:
 violations:
   description: Those of the refusals that say which database connections do not fit.
   returned: always
+  type: list
+  elements: str
+rotated:
+  description: Secrets that are to be changed.
+  returned: with C(rotate)
   type: list
   elements: str
 hosts:

@@ -91,6 +91,11 @@ options:
         description: Its port.
         type: int
         required: true
+      server:
+        description: Host and port of the PostgreSQL that it asks, where that is another host.
+        type: list
+        elements: str
+        default: []
   redis:
     description: Redis, where the host has it.
     type: dict
@@ -121,6 +126,14 @@ options:
     type: list
     elements: path
     default: []
+  has_rules:
+    description: Whether rules of nftables are to be there.
+    type: bool
+    default: false
+  brief:
+    description: Whether to leave out what takes long, the log of the last hour and the updates that wait, for whoever asks each minute.
+    type: bool
+    default: false
 author:
   - The throat.stack engineers (@Phuks-co)
 """
@@ -136,7 +149,7 @@ probe:
   description:
     - What it has answered. Times are seconds since 1970, sizes bytes. docs/status.md describes each part.
     - C(units), C(failed), C(restarts), C(killed), C(workers), C(release), C(files), C(web), C(requests), C(postgres), C(pgbouncer), C(redis), C(certificates),
-      C(disks), C(memory), C(swap), C(load), C(clock), C(reboot), C(updates), C(backups) and C(backups_since), each where it applies.
+      C(disks), C(memory), C(swap), C(load), C(clock), C(reboot), C(updates), C(backups), C(backups_since) and C(nft_tables), each where it applies.
   returned: always
   type: dict
 """
@@ -153,9 +166,12 @@ import socket
 import ssl
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterable
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.throat.stack.plugins.module_utils.clusters import in_force, patroni, read
 
 # Seconds that one question may take; a page of a worker, and nginx asking a worker of each class, longer.
 PATIENCE = 4
@@ -170,6 +186,8 @@ ASKER = "127.0.0.2"
 RESTARTED = "5eb03494b6584870a536b337290809b3"
 KILLED = "fe6faa94e7774663a0da52717891d8ef"
 PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,StateChangeTimestampMonotonic"
+# What pg_isready ends with where nobody answers; one that refuses for now is reached.
+NO_RESPONSE = 2
 # What adjtimex returns where nothing keeps the clock.
 CLOCK_UNSYNCHRONISED = 5
 QUERY = """
@@ -303,14 +321,6 @@ def run(*command: str, seconds: float = PATIENCE, **how: object) -> tuple[int | 
     return done.returncode, done.stdout.decode(errors="replace")
 
 
-def read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
 def page(to: list[str], seconds: float) -> dict[str, object]:
     """Ask for a page by curl: {"status": of HTTP, 0 where none has come, "seconds", "release": that the answer names}."""
     shape = "%{http_code} %{time_total} %header{x-throat-release}"
@@ -329,10 +339,13 @@ def ask_worker(worker: dict[str, str], proxies: int) -> dict[str, object]:
 def ask_postgres(told: dict[str, object]) -> dict[str, object]:
     # Debian's unit is active although the server is down, so the server itself is asked; by setuid, since runuser would leave a line in the log each time.
     status, said = run("pg_isready", "-h", "/run/postgresql", "-p", str(told["port"]), "-t", "3")
-    # The newest, which the plan is about; systemd itself does not know one that is stopped.
-    versions = sorted((path.split("/")[3] for path in glob.glob("/etc/postgresql/*/main")), key=float)
-    unit = f"postgresql@{versions[-1]}-main" if versions else "postgresql"
+    # By its files; systemd itself does not know one that is stopped.
+    versions = in_force()
+    unit = f"postgresql@{versions[0]}-main" if versions else "postgresql"
     found: dict[str, object] = {"answers": status == 0, "said": said.rpartition(" - ")[2].strip() or "does not answer", "unit": unit}
+    cluster = patroni(versions[0]) if versions else {}
+    if cluster:
+        found |= {"unit": f"patroni@{versions[0]}-main", "members": cluster.get("members"), "leader": cluster.get("leader", "")}
     if status == 0:
         psql = ["psql", "-h", "/run/postgresql", "-p", str(told["port"]), "-XAtq", "-d", str(told["database"])]
         # Not every version of the application has had migrations; what cannot be answered is left out.
@@ -348,7 +361,24 @@ def ask_pgbouncer(told: dict[str, object]) -> dict[str, object]:
     how = {"user": "postgres", "group": "postgres", "extra_groups": [], "environment": {"PGCONNECT_TIMEOUT": "3"}}
     psql = ("psql", "-h", "/run/postgresql", "-p", str(told["port"]), "-U", "pgbouncer", "-d", "pgbouncer", "-Xq", "--csv")
     status, said = run(*psql, "-c", "SHOW POOLS", "-c", "SHOW DATABASES", **how)
-    return {"answers": status == 0, "databases": pools(said) if status == 0 else {}}
+    found: dict[str, object] = {"answers": status == 0, "databases": pools(said) if status == 0 else {}}
+    if told.get("server"):
+        # PgBouncer's own connections look well for minutes after the way has been cut.
+        host, port = told["server"]
+        found["reaches"] = run("pg_isready", "-h", host, "-p", port, "-t", "3")[0] != NO_RESPONSE
+    return found
+
+
+def ask_etcd(told: dict[str, object]) -> dict[str, object]:
+    """Whether a member of etcd finds a majority, which it needs for an answer."""
+    context = ssl._create_unverified_context()
+    try:
+        with urllib.request.urlopen(f"https://127.0.0.1:{told['port']}/health", timeout=4, context=context) as answer:
+            return {"answers": True, "has_majority": str(json.load(answer).get("health")).lower() == "true"}
+    except urllib.error.HTTPError:
+        return {"answers": True, "has_majority": False}
+    except (OSError, ValueError):
+        return {"answers": False, "has_majority": False}
 
 
 def ask_redis(told: dict[str, object]) -> dict[str, object]:
@@ -454,6 +484,12 @@ def is_clock_kept() -> bool | None:
     return ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) != CLOCK_UNSYNCHRONISED
 
 
+def nft_tables() -> list[str] | None:
+    """Return the tables of nftables that are loaded, as "inet throat"; None where that cannot be told."""
+    status, said = run("nft", "list", "tables")
+    return [line.removeprefix("table ") for line in said.splitlines()] if status == 0 else None
+
+
 def ask_updates() -> dict[str, object]:
     """What waits, by the lists that apt has; a simulated upgrade says the same and takes ten times as long."""
     _status, said = run("dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${binary:Package}\n")
@@ -484,14 +520,21 @@ def main() -> None:
         "proxies": {"type": "int", "default": 1},
         "web": {"type": "dict", "options": {"name": text, "port": number, "tls": {"type": "bool", "required": True}, "closed": path}},
         "postgres": {"type": "dict", "options": {"port": number, "database": text}},
-        "pgbouncer": {"type": "dict", "options": {"port": number}},
+        "pgbouncer": {"type": "dict", "options": {"port": number, "server": {"type": "list", "elements": "str", "default": []}}},
+        "etcd": {"type": "dict", "options": {"port": number}},
         "redis": {"type": "dict", "options": {"address": text, "port": number, "user": text, "operator": path}},
         "certificates": {"type": "list", "elements": "path", "default": []},
         "paths": {"type": "list", "elements": "path", "default": []},
+        "has_rules": {"type": "bool", "default": False},
+        "brief": {"type": "bool", "default": False},
     }
     module = AnsibleModule(options, supports_check_mode=True)
-    began = time.time()
-    told, site = module.params, module.params["site"]
+    module.exit_json(changed=False, probe=ask(module.params))
+
+
+def ask(told: dict[str, object]) -> dict[str, object]:
+    """Return what the host answers; told: the options of the module."""
+    began, site = time.time(), told["site"]
     booted = began - time.clock_gettime(time.CLOCK_MONOTONIC)
     _status, said = run("systemctl", "show", f"--property={PROPERTIES}", *told["units"])
     known = units(said, booted)
@@ -502,13 +545,16 @@ def main() -> None:
     workers = [worker for worker in told["workers"] if runs(worker["unit"])]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         asked = {worker["name"]: pool.submit(ask_worker, worker, told["proxies"]) for worker in workers}
-        servers = {"postgres": ask_postgres, "pgbouncer": ask_pgbouncer, "redis": ask_redis}
+        servers = {"postgres": ask_postgres, "pgbouncer": ask_pgbouncer, "etcd": ask_etcd, "redis": ask_redis}
         questions = {name: pool.submit(ask, told[name]) for name, ask in servers.items() if told[name]}
         if told["web"]:
             questions["web"] = pool.submit(ask_web, told["web"], len(workers) == len(told["workers"]))
-            questions["requests"] = pool.submit(ask_log, site, began)
+            if not told["brief"]:
+                questions["requests"] = pool.submit(ask_log, site, began)
         spaces = [pool.submit(ask_disk, directory) for directory in told["paths"]]
-        pending = pool.submit(ask_updates)
+        if told["has_rules"]:
+            questions["nft_tables"] = pool.submit(nft_tables)
+        pending = pool.submit(dict if told["brief"] else ask_updates)
         failed = pool.submit(run, "systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager", "--full")
         entries = pool.submit(
             run, "journalctl", "--quiet", "--output=json", "--output-fields=UNIT,MESSAGE_ID", "--since=-1d", f"MESSAGE_ID={RESTARTED}", f"MESSAGE_ID={KILLED}"
@@ -542,7 +588,7 @@ def main() -> None:
     ended = time.time()
     probe["clock"] = {"sent": told["now"], "began": began, "ended": ended, "is_synchronised": is_clock_kept()}
     probe["seconds"] = round(ended - began, 2)
-    module.exit_json(changed=False, probe=probe)
+    return probe
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ SMALL_POOL = 5
 FEW_TABS = 200
 # Clients of a pooler beside the workers: commands of the application, operators, monitoring.
 FURTHER_CLIENTS = 20
+# Of each host that has the database with others: Patroni, and whoever goes back to where another leader began.
+MEMBER_CONNECTIONS = 3
 # PostgreSQL's default; only superusers may take these.
 SUPERUSER_RESERVED = 3
 # Where a number stands twice, the budget would see the wrong one.
@@ -88,6 +90,8 @@ class Site:
     max_connections: int | None = None
     superuser_reserved: int = SUPERUSER_RESERVED
     headroom: int = 10
+    # Connections of the members themselves, where several hosts have the database: whoever leads next must admit them as well.
+    members: int = 0
     pool_timeout: int = 20
     # The limit of the server with which every pool has the size that it would get by itself.
     wanted: int = 0
@@ -105,7 +109,7 @@ class Site:
 
     @property
     def kept(self) -> int:
-        return self.headroom + self.superuser_reserved
+        return self.headroom + self.members + self.superuser_reserved
 
 
 def assign_poolers(app_hosts: Sequence[str], pooler_hosts: Sequence[str]) -> dict[str, str]:
@@ -192,6 +196,11 @@ def read_site(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
     reserved = number(server, "superuser_reserved_connections", 0, settings.get("superuser_reserved_connections", SUPERUSER_RESERVED)) or 0
     reserved += number(server, "reserved_connections", 0, settings.get("reserved_connections", 0)) or 0
     limit = number(server or first, "postgres_max_connections", 1)
+    for other in servers[1:]:
+        # Any of them may lead, and what follows must admit no less.
+        if (theirs := number(other, "postgres_max_connections", 1)) != limit:
+            said = ", ".join(f"{'nothing' if value is None else value} on {host}" for host, value in ((server, limit), (other, theirs)))
+            errors.append(f"postgres_max_connections: {said}, but whoever leads next must admit the same; set it once, for the group postgres")
     # A second site on the machine has to do with what the first one has made of the server: Debian's default, or what this inventory says that it is.
     if limit is None and server and hostvars[server].get("throat_gunicorn_config_name", "production") != "production":
         limit = int(defaults["postgres_max_connections"])
@@ -205,6 +214,7 @@ def read_site(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
         max_connections=limit,
         superuser_reserved=reserved,
         headroom=Site.headroom if headroom is None else headroom,
+        members=MEMBER_CONNECTIONS * len(servers) if len(servers) > 1 else 0,
         pool_timeout=Site.pool_timeout if timeout is None else timeout,
         errors=tuple(errors),
     )
@@ -281,7 +291,8 @@ def violations(site: Site) -> list[str]:
             lines.append(
                 f"postgres_max_connections{' on ' + site.server if site.server else ''}: "
                 f"{site.max_connections} is less than the {needed} connections that can reach the server "
-                f"({site.pooled} of the application, {site.headroom} of throat_database_headroom, {site.superuser_reserved} reserved for superusers); "
+                f"({site.pooled} of the application, {site.headroom} of throat_database_headroom, "
+                f"{f'{site.members} of the members of the cluster, ' if site.members else ''}{site.superuser_reserved} reserved for superusers); "
                 f"{_remedy(site, needed)}"
             )
     return lines
@@ -365,6 +376,8 @@ def table(site: Site) -> str:
         rows += [(name if index == 0 else "", *line) for index, line in enumerate(lines)]
     server = site.server or "server"
     rows.append((server, "migrations, backups, operators", "", "", "", str(site.headroom)))
+    if site.members:
+        rows.append(("", "its members, whoever of them leads", "", "", "", str(site.members)))
     rows.append(("", "reserved for superusers", "", "", "", str(site.superuser_reserved)))
     limit = "unknown" if site.max_connections is None else str(site.max_connections)
     rows.append(("", "sum, of postgres_max_connections", "", "", "", f"{site.pooled + site.kept} of {limit}"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.throat.stack.plugins.plugin_utils import backup
 from ansible_collections.throat.stack.plugins.plugin_utils.build import runtime_errors
 from ansible_collections.throat.stack.plugins.plugin_utils.workers import worker_errors
 
@@ -37,6 +39,53 @@ def _passwords(variable: str, users: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _endpoints(variable: str, entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each entry that is no rule of nftables."""
+    lines = []
+    for entry in entries:
+        # nft would ask the name service for anything else, whenever the rules are loaded.
+        addresses = all(_is_network(address) for address in entry["addresses"])
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", entry["name"]) or not 1 <= (entry.get("port") or 1) <= 65535 or not addresses:
+            lines.append(
+                f'{variable}: {entry} needs a name of letters, digits and "_.-", a port from 1 to 65535, and addresses or networks such as 10.0.0.1, '
+                "10.0.0.0/24 or fd00::/64 (no host names)"
+            )
+    return lines
+
+
+def _services(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (key, host) of each server that config.yaml has workers ask (mail.server, auth.keycloak.server, storage.endpoint_url ...)."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from _services(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(config, str) and path.rpartition(".")[2] in ("server", "host", "homeserver", "endpoint_url"):
+        yield path, (urllib.parse.urlsplit(config).hostname or "") if "://" in config else config
+
+
+def _fenced(config: Any, egress: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each server of config.yaml that is not public and not among the exceptions: workers would not reach it, and nobody would say so."""
+    admitted, lines = [ipaddress.ip_network(address, strict=False) for entry in egress for address in entry["addresses"]], []
+    for key, host in _services(config):
+        try:
+            address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        except ValueError:
+            continue
+        if not address.is_global and not any(address in network for network in admitted):
+            lines.append(
+                f"throat_gunicorn_config: {key} leads to {host}, which is not public, so that workers may not reach it; "
+                f"add it to throat_gunicorn_egress, as in [{{name: {key.split('.')[0]}, addresses: [{address}]}}]"
+            )
+    return lines
+
+
 def postgres(arguments: Arguments) -> list[str]:
     lines = _named("postgres_site", arguments["site"], r"[A-Za-z0-9_]+", "letters, digits and underscores")
     for access in arguments["access"]:
@@ -49,9 +98,12 @@ def pgbouncer(arguments: Arguments) -> list[str]:
 
 
 def redis(arguments: Arguments) -> list[str]:
-    return _named("redis_instance", arguments["instance"], r"[A-Za-z0-9_]*", "letters, digits and underscores") + _named(
+    lines = _named("redis_instance", arguments["instance"], r"[A-Za-z0-9_]*", "letters, digits and underscores") + _named(
         "redis_user", arguments["user"], r"[A-Za-z0-9_.-]+", "letters, digits, underscores, dots and dashes"
     )
+    # Anything else, a password or a pattern of keys, would be another user than it looks.
+    named = "the name of a command, of a subcommand (script|load) or of a category (@read), in lower case"
+    return lines + [line for command in arguments["commands"] for line in _named("redis_commands", command, r"@?[a-z]+(\|[a-z]+)?", named)]
 
 
 def nginx(arguments: Arguments) -> list[str]:
@@ -60,43 +112,101 @@ def nginx(arguments: Arguments) -> list[str]:
         lines.append("nginx_acme_email: not set, but required with nginx_tls_mode acme; set the address that the authority shall write to")
     for proxy in arguments["proxies"]:
         lines += _networks(f"nginx_proxies: {proxy['name']}", proxy["addresses"])
+    numbers = ("limited_rate", "limited_burst", "upload_rate", "upload_burst", "upload_connections", "client_timeout")
+    lines += [f"nginx_{name}: 0 is too low; set 1 or more" for name in numbers if not arguments[name]]
     return lines + _networks("nginx_maintenance_addresses", arguments["maintenance_addresses"])
 
 
 def throat_backup(arguments: Arguments) -> list[str]:
     lines = _named("throat_backup_site", arguments["site"], r"[A-Za-z0-9_]+", "letters, digits and underscores")
-    for name, paths in (
-        ("throat_backup_repository", [arguments["repository"]]),
-        ("throat_backup_copies", [copy["path"] for copy in arguments["copies"]]),
-        ("throat_backup_files", arguments["files"]),
-    ):
-        lines += [f"{name}: {path} is no path of the host; write it from its root, as in /mnt/backup" for path in paths if not re.fullmatch(r"/[^\s']+", path)]
-    places = [arguments["repository"], *(copy["path"] for copy in arguments["copies"])]
-    lines += [f"throat_backup_copies: {place} is named twice; a copy is in another place" for place in dict.fromkeys(places) if places.count(place) > 1]
+    for path in arguments["files"]:
+        if not re.fullmatch(r"/[^\s']+", path):
+            lines.append(f"throat_backup_files: {path} is no path of the host; write it from its root, as in /var/lib/shop")
+    if not arguments["repositories"]:
+        lines.append("throat_backup_repositories: empty; name one, or set throat_backup to false for no backups")
+    if said := backup.repository_errors(arguments["repositories"]):
+        lines += said
+    else:
+        places = [repository["place"] for repository in backup.repositories(arguments)]
+        twice = [place for place in dict.fromkeys(places) if places.count(place) > 1]
+        lines += [f"throat_backup_repositories: {place} is named twice; a copy is in another place" for place in twice]
     # (A missing one has been named as such.)
-    if arguments["key"] and not re.fullmatch(r"[!-~][ -~]{14,}[!-~]", arguments["key"]):
-        lines.append("throat_backup_key: must be 16 or more ASCII characters, without a space around them; openssl rand -hex 24 makes one")
+    keys = [("throat_backup_key:", arguments["key"]), *(("throat_backup_repositories: key", entry.get("key")) for entry in arguments["repositories"])]
+    lines += [
+        f"{name} must be 16 or more ASCII characters, without a space around them; openssl rand -hex 24 makes one"
+        for name, key in keys
+        if key and not re.fullmatch(r"[!-~][ -~]{14,}[!-~]", key)
+    ]
     if not arguments["fulls_kept"]:
         lines.append("throat_backup_fulls_kept: 0 is too low; set 1 or more")
     return lines
 
 
-def firewall(arguments: Arguments) -> list[str]:
+EXPORTERS = ("node", "postgres", "redis", "nginx", "mtail")
+
+
+def throat_metrics(arguments: Arguments) -> list[str]:
+    lines = _named("throat_metrics_site", arguments["site"], r"[A-Za-z0-9_]+", "letters, digits and underscores")
+    for name in arguments["exporters"]:
+        if name not in EXPORTERS:
+            lines.append(f"throat_metrics_exporters: {name} is none; choose of {', '.join(EXPORTERS)}")
+    try:
+        ipaddress.ip_address(arguments["listen_address"])
+    except ValueError:
+        lines.append(f"throat_metrics_listen_address: {arguments['listen_address']} is no IP address; write one of the host's, as 127.0.0.1")
+    ports = arguments["ports"]
+    for name, port in ports.items():
+        if not 1 <= port <= 65535:
+            lines.append(f"throat_metrics_ports: {name} {port} is no port; write a number from 1 to 65535")
+    for port in sorted({port for port in ports.values() if list(ports.values()).count(port) > 1}):
+        lines.append(f"throat_metrics_ports: {' and '.join(name for name in ports if ports[name] == port)} are both {port}; give each its own")
+    return lines
+
+
+def monitoring(arguments: Arguments) -> list[str]:
     lines = []
-    for service in arguments["services"]:
-        # nft would ask the name service for anything else, whenever the rules are loaded.
-        addresses = all(re.fullmatch(r"[0-9A-Fa-f.:]+(/[0-9]+)?", address) for address in service["addresses"])
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", service["name"]) or not 1 <= service["port"] <= 65535 or not addresses:
-            lines.append(
-                f'firewall_services: {service} needs a name of letters, digits and "_.-", a port from 1 to 65535, and addresses or networks such as 10.0.0.1, '
-                "10.0.0.0/24 or fd00::/64 (no host names)"
-            )
+    if arguments["webhook_url"] and not re.match(r"https?://\S+$", arguments["webhook_url"]):
+        lines.append("monitoring_webhook_url: is no address; write it as https://alerts.example.com/throat")
+    for name in ("mail_to", "mail_from"):
+        if (arguments["mail_to"] or arguments[name]) and not re.fullmatch(r"\S+@\S+", arguments[name]):
+            lines.append(f"monitoring_{name}: {arguments[name] or 'empty'} is no address; write it as ops@example.com")
+    for name, least in (("interval", 5), ("retention_days", 1), ("retention_gb", 1)):
+        if arguments[name] < least:
+            lines.append(f"monitoring_{name}: {arguments[name]} is too low; set {least} or more")
+    return lines
+
+
+def firewall(arguments: Arguments) -> list[str]:
+    lines = _endpoints("firewall_services", arguments["services"])
     both = sorted({service["port"] for service in arguments["services"]} & set(arguments["public_ports"]))
     if both:
         lines.append(
             f"firewall_public_ports: {', '.join(map(str, both))} is in firewall_services as well, which opens it to some addresses only; "
             "take it out of one of them"
         )
+    return lines
+
+
+def etcd(arguments: Arguments) -> list[str]:
+    if arguments["member"] not in [member["name"] for member in arguments["members"]]:
+        return [f"etcd_member: {arguments['member'] or 'empty'}, but must be one of etcd_members"]
+    return _addresses("etcd_members", arguments["members"])
+
+
+def haproxy(arguments: Arguments) -> list[str]:
+    lines = _addresses("haproxy_servers", arguments["servers"])
+    if not arguments["leader_socket"].startswith("/run/haproxy/"):
+        lines.append(f"haproxy_leader_socket: {arguments['leader_socket']}, but must be below /run/haproxy")
+    return lines
+
+
+def _addresses(variable: str, members: Iterable[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for member in members:
+        try:
+            ipaddress.ip_address(member["address"])
+        except ValueError:
+            lines.append(f"{variable}: {member['address']} of {member['name']} is no IP address; write one, as 10.0.0.1")
     return lines
 
 
@@ -112,7 +222,9 @@ def throat_gunicorn(arguments: Arguments) -> list[str]:
             "throat_gunicorn_build_environment: {GIT_CONFIG_COUNT: '1', GIT_CONFIG_KEY_0: http.extraHeader, GIT_CONFIG_VALUE_0: 'Authorization: ...'}"
         )
     lines += runtime_errors(*(arguments[name] for name in ("runtime", "source_type", "source", "version", "image_base")))
-    return lines + worker_errors(arguments["workers"])
+    if wrong := _endpoints("throat_gunicorn_egress", arguments["egress"]):
+        return lines + wrong + worker_errors(arguments["workers"])
+    return lines + _fenced(arguments["config"], arguments["egress"]) + worker_errors(arguments["workers"])
 
 
 def source_errors(arguments: Arguments) -> list[str]:
@@ -128,5 +240,5 @@ def source_errors(arguments: Arguments) -> list[str]:
     return []
 
 
-_OF_ROLES = (postgres, pgbouncer, redis, throat_gunicorn, throat_backup, nginx, firewall)
+_OF_ROLES = (postgres, pgbouncer, redis, throat_gunicorn, throat_backup, throat_metrics, monitoring, etcd, haproxy, nginx, firewall)
 CHECKS: dict[str, Callable[[Arguments], list[str]]] = {check.__name__: check for check in _OF_ROLES}

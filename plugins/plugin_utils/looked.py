@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.throat.stack.plugins.plugin_utils import backup
 from ansible_collections.throat.stack.plugins.plugin_utils.database import scram_verifier
 from ansible_collections.throat.stack.plugins.plugin_utils.workers import complete_workers, socket_errors
 
@@ -68,7 +69,7 @@ def guarded_before(files: Files, path: str, services: Sequence[Mapping[str, Any]
 
 
 def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
-    """Return the roles of a host that still let in clients which have left the inventory, and firewall and backups where there shall be none any more.
+    """Return the roles of a host that still let in clients which have left the inventory, and what runs beside the site where it shall not any more.
 
     roles: the host's part of the plan.
     """
@@ -81,6 +82,10 @@ def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
         found.append("pgbouncer")
     if "throat_backup" not in roles and any(path.startswith("/etc/systemd/system/timers.target.wants/") for path in files):
         found.append("throat_backup")
+    # The machine's, as the firewall is.
+    for role, path in (("throat_metrics", "/etc/systemd/system/throat-metrics.service"), ("monitoring", "/etc/prometheus/throat.yml")):
+        if role not in roles and path in files and roles["site"]["is_production"]:
+            found.append(role)
     rules = "/etc/throat-firewall.nft"
     if "firewall" in roles:
         is_outdated = bool(guarded_before(files, rules, roles["firewall"]["services"]))
@@ -131,11 +136,19 @@ def shows_its_file(text: str) -> bool:
     return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text)) > 0
 
 
-def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str, builder: Mapping[str, Any]) -> list[str]:
+def host_errors(
+    roles: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    host: str,
+    builder: Mapping[str, Any],
+    upgrades: bool = False,
+    members: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
     """Return one line for each thing on a host that was there before and stands in the way.
 
     roles: role to its arguments, "site" to what playbooks ask; facts: what the module look returns; builder: the same of the
-    host that builds releases, empty where that is not known.
+    host that builds releases, empty where that is not known; upgrades: whether PostgreSQL is what is going to be upgraded;
+    members: the same of the hosts that have the database together.
     """
     lines: list[str] = []
 
@@ -149,16 +162,7 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
     if "postgres" in roles and roles["postgres"]["server_settings"]:
         port("postgres_port", roles["postgres"]["port"], "postgres", facts["postgres"].get("pid", 0))
     if "postgres" in roles:
-        begin = block_marker(roles["postgres"]["site"]).format(mark="BEGIN")
-        # (A cluster that was brought over keeps its files: the new one has the block as well.)
-        clusters = {path: found for path, found in facts["files"].items() if path.endswith("/main/pg_hba.conf")}
-        ours, new = [path.split("/")[3] for path, found in clusters.items() if begin in found.get("content", "")], facts["debian_postgres"]
-        if ours and new not in ours:
-            lines.append(
-                f"postgres: the database of the site is in PostgreSQL {max(ours)} of {host}, but this Debian has {new}, whose cluster is empty; "
-                f"close the site, bring it over (pg_dropcluster --stop {new} main, if there is one, then pg_upgradecluster {max(ours)} main), "
-                "and run this again"
-            )
+        lines += cluster_errors(facts, host, upgrades) + member_errors(roles["postgres"], facts, host, members)
     if "pgbouncer" in roles:
         port("pgbouncer_port", roles["pgbouncer"]["port"], "pgbouncer")
         if facts["foreign_pools"]:
@@ -167,6 +171,11 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
                 "take it to another host, "
                 "or name those databases in pgbouncer_databases, their roles in pgbouncer_users, and remove the file"
             )
+    if "throat_metrics" in roles:
+        told = roles["throat_metrics"]
+        for name in told["exporters"]:
+            # (The kernel cuts names of programs at 15 letters.)
+            port("throat_metrics_ports", told["ports"][name], "mtail" if name == "mtail" else f"prometheus-{name}"[:15])
     if "redis" in roles:
         port("redis_port", roles["redis"]["port"], "redis-server")
     if "nginx" in roles:
@@ -180,11 +189,73 @@ def host_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
             "with another Python; "
             "let both run the same, or set throat_gunicorn_runtime to container"
         )
-    lines += key_errors(roles, facts["files"], host)
+    lines += sftp_errors(roles, facts, host) + key_errors(roles, facts["files"], host)
     app, site = roles.get("throat_gunicorn"), roles.get("site", {}).get("name", "throat")
     if app and host in roles["site"]["apps"]:
         lines += socket_errors(complete_workers(app["workers"], app["listen_address"], app["listen_port"], site), facts["files"], host, site)
     return lines + certificate_errors(roles, facts, host)
+
+
+def cluster_errors(facts: Mapping[str, Any], host: str, upgrades: bool = False) -> list[str]:
+    """Return a line where it is not certain which cluster of PostgreSQL has the data, or where that one cannot run."""
+    version, rivals, unfinished = facts["postgres_version"], facts["postgres_rivals"], facts["postgres_upgrade"].split()
+    if unfinished and not upgrades:
+        return [
+            f"postgres: the way of {host} from PostgreSQL {unfinished[0]} to {unfinished[1]} has not come to its end; "
+            "run playbooks/postgres_upgrade.yml again, which goes on with it"
+        ]
+    if rivals and not unfinished:
+        return [
+            f"postgres: PostgreSQL {' and '.join(rivals)} of {host} both have sites and start at boot, so that either may have the data; "
+            "see which has it, and write the word manual into /etc/postgresql/<version>/main/start.conf of the other"
+        ]
+    if version not in ("", facts["debian_postgres"]) and f"postgresql-{version}" not in facts["packages"]:
+        return [
+            f"postgres: the data is in PostgreSQL {version} of {host}, whose programs are gone; install postgresql-{version} from where it came "
+            "(an older Debian, for one), and run playbooks/postgres_upgrade.yml"
+        ]
+    return []
+
+
+def member_errors(made: Mapping[str, Any], facts: Mapping[str, Any], host: str, members: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line for each reason why a host cannot be one of those that have the database together.
+
+    made: arguments of the role postgres; members: what the look has found of all of them that it could be asked.
+    """
+    if not made.get("members"):
+        if facts.get("patroni"):
+            return [
+                f"postgres: {host} is a member of a cluster (Patroni), and would be its own server; a way back from several hosts to one is not known yet, "
+                "so put the other members back into the group postgres"
+            ]
+        return []
+    lines = []
+    versions = {found["postgres_version"] for found in members if "postgres_version" in found}
+    if len(versions) > 1 and host == made["members"][0]["name"]:
+        lines.append(
+            f"postgres: PostgreSQL {' and '.join(sorted(versions))} of {', '.join(member['name'] for member in made['members'])} cannot follow each other; "
+            "let all of them run one release of Debian"
+        )
+    own = sorted(set(facts["postgres"].get("databases") or ()) - {"postgres", "template0", "template1"})
+    begins = host == made["members"][0]["name"] and not any((found.get("patroni") or {}).get("began") for found in members)
+    if own and not begins and not (facts.get("patroni") or {}).get("began"):
+        lines.append(
+            f"postgres: {host} has databases of its own ({', '.join(own)}), which a copy of the leader's would take the place of; "
+            "dump and drop them first, or take another host"
+        )
+    return lines
+
+
+def sftp_errors(roles: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], host: str) -> list[str]:
+    """Return one line where pgBackRest is too old for an account on an SFTP server (2.45, of Debian 12, which is that of PostgreSQL 15)."""
+    made = roles.get("throat_backup", {})
+    named = [repository["place"] for repository in backup.repositories(made) if repository["place"].startswith("sftp:")] if made.get("database") else []
+    return [
+        f"throat_backup_repositories: pgBackRest of {host} (Debian 12) knows no SFTP, for {place}; "
+        "mount it there (sshfs) and name the directory, or use type s3"
+        for place in named
+        if facts["debian_postgres"] == "15"
+    ]
 
 
 def key_errors(roles: Mapping[str, Mapping[str, Any]], files: Files, host: str) -> list[str]:
@@ -193,12 +264,13 @@ def key_errors(roles: Mapping[str, Mapping[str, Any]], files: Files, host: str) 
         return []
     made, told = roles["throat_backup"], files.get(f"/var/lib/{roles['throat_backup']['site']}-backup/told", {}).get("content", "")
     known = {place: fingerprint for fingerprint, _space, place in (line.partition(" ") for line in told.splitlines())}
+    keys = {repository["place"]: repository["key"] for repository in backup.repositories(made)}
     return [
         f"throat_backup_key: {place} of {host} was encrypted with another key; give that one (backup_key of the secrets it was made with), "
         "or name another place"
-        for place in (made["repository"], *(copy["path"] for copy in made["copies"]))
+        for place, key in keys.items()
         # (Known by the same in roles/throat_backup/files/backup.py.)
-        if known.get(place, "") not in ("", hashlib.sha256(f"{place}:{made['key']}".encode()).hexdigest()[:16])
+        if known.get(place, "") not in ("", hashlib.sha256(f"{place}:{key}".encode()).hexdigest()[:16])
     ]
 
 

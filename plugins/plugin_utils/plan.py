@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import ipaddress
 import pathlib
 import re
@@ -17,18 +18,26 @@ from typing import Any
 
 import yaml
 
-from ansible_collections.throat.stack.plugins.plugin_utils import arguments, budget, topology, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import arguments, backup, budget, topology, workers
 from ansible_collections.throat.stack.plugins.plugin_utils.checks import CHECKS, config_name_errors, source_errors
 from ansible_collections.throat.stack.plugins.plugin_utils.database import redis_login
 
 COLLECTION = pathlib.Path(__file__).parents[2]
 # The workers first, since the others serve them.
-ROLES = ("throat_gunicorn", "throat_backup", "postgres", "pgbouncer", "redis", "nginx", "firewall")
+ROLES = ("throat_gunicorn", "throat_backup", "throat_metrics", "monitoring", "etcd", "postgres", "haproxy", "pgbouncer", "redis", "nginx", "firewall")
 # Those that are made and kept on the controller where nobody gives them: name to length, in letters and digits.
 SECRETS = {"throat_database_password": 40, "throat_redis_password": 40, "throat_secret_key": 50, "throat_admin_password": 20, "throat_backup_key": 48}
+# Where several hosts have the database, one more: by which they know each other.
+CLUSTER_SECRETS = {"throat_cluster_password": 40}
 # Groups of the inventory that a role is for.
 GROUPS = topology.ROLE_GROUPS
 SOCKET = {"host": "/run/postgresql"}
+# Certificates by which members of a cluster know each other, and other hosts know them.
+MEMBER_CERTIFICATE = {"etcd": "/etc/etcd/throat", "postgres": "/etc/patroni/throat"}
+# Where HAProxy says on its host whether there is a leader.
+LEADER_SOCKET = "/run/haproxy/throat-leader.sock"
+# User of the system that Debian's exporters run as, by which PostgreSQL knows one.
+EXPORTER = "prometheus"
 
 
 @functools.cache
@@ -44,8 +53,18 @@ def defaults() -> dict[str, Any]:
     return {name: value for owner in ("site", *ROLES) for name, value in arguments.defaults(options(owner)).items()}
 
 
+def secrets_of(groups: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the secrets that a site needs, name to length."""
+    return SECRETS | (CLUSTER_SECRETS if topology.cluster_members(groups) else {})
+
+
 def owner_of(name: str) -> str | None:
-    """Return the role that a variable belongs to by its name, "site" for one of the site, None for somebody else's."""
+    """Return the role that a variable belongs to by its name, "site" for one of the site, None for somebody else's.
+
+    Nobody's is also what an earlier plan of the same run has given a host, under the name of its role.
+    """
+    if name in ROLES and name not in options("site"):
+        return None
     return next((role for role in ROLES if name.startswith(f"{role}_")), "site" if name.startswith("throat_") else None)
 
 
@@ -90,6 +109,12 @@ class Site:
         return self.group("throat_gunicorn")
 
     @functools.cached_property
+    def lock_host(self) -> str:
+        """Where one run at a time is let go on: a host that no deploy can do without, whatever its limit. Any member of a cluster may be away."""
+        database = "" if self.members else self.first("postgres")
+        return database or self.first("throat_build") or self.first("throat_gunicorn") or self.hosts[0]
+
+    @functools.cached_property
     def addresses(self) -> dict[str, str]:
         return topology.host_addresses(self.given, self.groups)
 
@@ -102,12 +127,18 @@ class Site:
         return self.budget["pooling"] == "pgbouncer"
 
     @functools.cached_property
+    def members(self) -> list[str]:
+        """The hosts that keep the database together, none where one has it alone."""
+        return topology.cluster_members(self.groups)
+
+    @functools.cached_property
     def workers(self) -> dict[str, list[dict[str, Any]]]:
         return topology.app_workers(self.given, self.groups, defaults())
 
     @functools.cached_property
     def is_one_host(self) -> bool:
-        return len(self.hosts) == 1
+        """Whether one host has all tiers; another one may watch it."""
+        return len(self.hosts) - len(set(self.group("monitoring")) - set(topology.members(self.groups, topology.TIERS))) == 1
 
     def url(self, host: str) -> urllib.parse.SplitResult:
         """Return the public address with its name in lower case, since names have no case."""
@@ -123,10 +154,11 @@ class Site:
     def clients(self, tier: str, host: str) -> list[str]:
         """Return the other hosts that ask a tier on a host."""
         asking = {
-            "postgres": [*self.apps, *self.budget["poolers"]],
+            "postgres": [*self.apps, *self.budget["poolers"], *self.members],
             "pgbouncer": [app for app in self.apps if self.pooler_of(app) == host],
             "redis": self.apps,
             "throat_gunicorn": self.group("nginx"),
+            "throat_metrics": self.group("monitoring"),
         }[tier]
         return [client for client in dict.fromkeys(asking) if client != host]
 
@@ -141,12 +173,15 @@ class Site:
         """Return the roles of a host, in the order of ROLES."""
         groups = {name for name, hosts in self.groups.items() if host in hosts}
         mine = groups | ({"throat_gunicorn"} if "throat_build" in groups else set()) | ({"firewall"} if self.firewall(host) != "none" else set())
+        mine |= {"throat_metrics"} if self.value(host, "throat_metrics") else set()
         mine |= {"throat_backup"} if self.value(host, "throat_backup") and ("postgres" in groups or self.sends_files(host)) else set()
+        mine = mine - {"etcd"} | ({"etcd"} if host in topology.voters(self.groups) else set())
+        mine |= {"haproxy"} if self.members and host in [*self.apps, *self.budget["poolers"]] else set()
         return [role for role in ROLES if role in mine and (role != "pgbouncer" or self.pooled)]
 
     def firewall(self, host: str) -> str:
         """Where one host has it all, nothing listens where others reach it but the web server; and a machine has one firewall."""
-        return self.given[host].get("throat_firewall") or ("none" if self.is_one_host or not self.is_production else "services")
+        return self.given[host].get("throat_firewall") or ("none" if len(self.hosts) == 1 or not self.is_production else "services")
 
     def redis_port(self, host: str) -> int:
         """Pub/sub knows no database numbers, so that a site on the same machine has a Redis of its own."""
@@ -157,6 +192,9 @@ class Site:
         places = list(dict.fromkeys([*self.apps, *self.group("nginx")]))
         return places if len(places) > 1 and host in places and self.value(host, "throat_shared_files") else []
 
+    def is_watched(self, host: str) -> bool:
+        return "throat_metrics" in self.roles(host)
+
     def sends_files(self, host: str) -> bool:
         """Whether it backs up what users have sent; what hosts share is backed up by the first of them."""
         return host in self.apps and (not self.sharing(host) or host == self.apps[0])
@@ -165,10 +203,10 @@ class Site:
 
     def for_postgres(self, host: str) -> dict[str, Any]:
         clients = self.clients("postgres", host)
-        # The cluster is the machine's, and so is its archive.
+        # The cluster is the machine's, and so is its archive. (A store that is gone holds pgBackRest for long, which looks as it begins at what may wait.)
         archives = self.is_production and "throat_backup" in self.roles(host)
         access = {"database": self.name, "user": self.name, "system_users": [self.name, "postgres"], "addresses": ["127.0.0.1/32", *self.networks(clients)]}
-        return {
+        told = {
             "postgres_site": self.name,
             "postgres_server_settings": self.is_production,
             # On a host of its own it may plan with all memory, beside the other tiers with half.
@@ -178,18 +216,73 @@ class Site:
             "postgres_users": [{"name": self.name, "password": self.secret(host, "database_password"), "settings": {"statement_timeout": "30s"}}],
             "postgres_databases": [{"name": self.name, "owner": self.name}],
             # The application's commands (as its own user) and a pooler on this host (postgres) come over the unix socket, which spares them the password.
-            "postgres_access": [access],
+            "postgres_access": [access, *([{"database": "postgres", "user": EXPORTER, "system_users": [EXPORTER]}] if self.is_watched(host) else [])],
             "postgres_listen_addresses": self.listening("postgres", host),
-            "postgres_archive_command": f"pgbackrest --stanza={self.name} archive-push %p" if archives else "",
+            "postgres_archive_command": f"timeout 120 pgbackrest --stanza={self.name} archive-push %p" if archives else "",
             # One on this host is held by a unit beside the server; on any other there may be one of before, which workers ask until later in the run.
             "postgres_poolers": [{"host": other, "port": self.value(other, "pgbouncer_port")} for other in self.hosts if other != host],
         }
+        return told | (self.as_member(host, access) if self.members else {})
+
+    def as_member(self, host: str, access: dict[str, Any]) -> dict[str, Any]:
+        """Return what PostgreSQL is told beyond that where several hosts have the database; what is on its own host comes by its address as well."""
+        access["addresses"] += self.networks([host])
+        pair = MEMBER_CERTIFICATE["postgres"]
+        return {
+            "postgres_members": [{"name": member, "address": self.addresses[member], "port": self.value(member, "postgres_port")} for member in self.members],
+            "postgres_member": host,
+            "postgres_etcd": [
+                {"name": voter, "address": self.addresses[voter], "port": self.value(voter, "etcd_port")} for voter in topology.voters(self.groups)
+            ],
+            "postgres_etcd_certificate": f"{MEMBER_CERTIFICATE['etcd']}.pem",
+            "postgres_etcd_password": self.member_secret(host, "patroni"),
+            "postgres_cluster_password": self.secret(host, "cluster_password"),
+            # Of a switchover all poolers must be told, that of this host as well.
+            "postgres_poolers": [
+                {"host": other, "port": self.value(other, "pgbouncer_port"), "leader_socket": LEADER_SOCKET} for other in self.budget["poolers"]
+            ],
+            "postgres_tls_certificate": f"{pair}.pem",
+            "postgres_tls_key": f"{pair}.key",
+        }
+
+    def for_etcd(self, host: str) -> dict[str, Any]:
+        voters = topology.voters(self.groups)
+        return {
+            "etcd_member": host,
+            "etcd_members": [{"name": voter, "address": self.addresses[voter], "peer_port": self.value(voter, "etcd_peer_port")} for voter in voters],
+            "etcd_root_password": self.member_secret(host, "root"),
+            "etcd_users": [{"name": "patroni", "password": self.member_secret(host, "patroni"), "prefix": "/service/"}],
+        }
+
+    def member_secret(self, host: str, name: str) -> str:
+        """Return the password of a user of etcd; made of the cluster's, which it does not tell."""
+        return hashlib.sha256(f"etcd {name} {self.secret(host, 'cluster_password')}".encode()).hexdigest()
+
+    def for_haproxy(self, host: str) -> dict[str, Any]:
+        return {
+            "haproxy_servers": [
+                {
+                    "name": member,
+                    "address": self.addresses[member],
+                    "port": self.value(member, "postgres_port"),
+                    "check_port": self.value(member, "postgres_patroni_port"),
+                }
+                for member in self.members
+            ],
+            "haproxy_server_certificate": f"{MEMBER_CERTIFICATE['postgres']}.pem",
+            "haproxy_leader_socket": LEADER_SOCKET,
+            "haproxy_max_connections": self.budget["max_connections"] + 100,
+        }
+
+    def by_haproxy(self, host: str) -> dict[str, Any]:
+        """Return where a host asks whoever leads. It is always itself that it asks, so that an address of PostgreSQL does not stand anywhere else."""
+        return {"host": "127.0.0.1", "port": self.value(host, "haproxy_port")}
 
     def for_pgbouncer(self, host: str) -> dict[str, Any]:
         server = self.first("postgres")
         database: dict[str, Any] = {"name": self.name, "port": self.value(server, "postgres_port"), **SOCKET}
-        if server != host:
-            database["host"] = self.addresses.get(server, "")
+        if server != host or self.members:
+            database |= self.by_haproxy(host) if self.members else {"host": self.addresses.get(server, "")}
             if host in self.apps:
                 # Clients that came by the socket have left no password to hand on.
                 database |= {"user": self.name, "password": self.secret(host, "database_password")}
@@ -198,7 +291,9 @@ class Site:
             "pgbouncer_listen_addresses": self.listening("pgbouncer", host),
             "pgbouncer_client_networks": self.networks(self.clients("pgbouncer", host)),
             "pgbouncer_users": [{"name": self.name, "password": self.secret(host, "database_password"), "peer": True}],
-            "pgbouncer_pause_for_postgresql": "main" if host in self.group("postgres") else "",
+            "pgbouncer_pause_for_postgresql": "main" if host in self.group("postgres") and not self.members else "",
+            # Clients wait while nobody leads, longer than it takes to choose another one.
+            **({"pgbouncer_leader_socket": LEADER_SOCKET, "pgbouncer_query_wait_timeout": 40} if self.members else {}),
             **{f"pgbouncer_{name}": value for name, value in self.budget["poolers"].get(host, {}).items()},
         }
 
@@ -208,14 +303,18 @@ class Site:
             "redis_port": self.redis_port(host),
             "redis_password": self.secret(host, "redis_password"),
             "redis_listen_addresses": self.listening("redis", host),
+            "redis_metrics_password": self.redis_metrics_password(host) if self.is_watched(host) else "",
         }
+
+    def redis_metrics_password(self, host: str) -> str:
+        """Of a user who may ask how Redis is, and nothing else; made of the password, which it does not tell."""
+        return hashlib.sha256(f"metrics {self.secret(host, 'redis_password')}".encode()).hexdigest()
 
     def redis_url(self, host: str) -> str:
         server = self.first("redis") or host
         address = "127.0.0.1" if server == host else self.addresses[server]
-        authority = f"[{address}]" if ":" in address else address
         password = self.given.get(server, {}).get("redis_password", self.secret(host, "redis_password"))
-        return f"redis://{self.value(server, 'redis_user')}:{redis_login(password or '')}@{authority}:{self.redis_port(server)}/0"
+        return f"redis://{self.value(server, 'redis_user')}:{redis_login(password or '')}@{_authority(address, self.redis_port(server))}/0"
 
     def database(self, host: str, server: str, port: int) -> dict[str, Any]:
         """Return how a host asks a database server.
@@ -227,26 +326,41 @@ class Site:
             return {**SOCKET, "port": port}
         return {"host": self.addresses.get(server, ""), "port": port, "sslmode": "verify-ca", "sslrootcert": f"/etc/{self.name}/database.pem"}
 
+    def leader(self, host: str, port: int) -> dict[str, Any]:
+        """Return how a host asks PostgreSQL without a pooler: in a cluster by itself alone, with the certificates of all members to compare."""
+        if self.members:
+            return {**self.by_haproxy(host), "sslmode": "verify-ca", "sslrootcert": f"/etc/{self.name}/database.pem"}
+        return self.database(host, self.first("postgres"), port)
+
     def database_host(self, host: str) -> str:
         """Return whom the workers of a host ask: their pooler, or PostgreSQL itself."""
         return self.pooler_of(host) if self.pooled else self.first("postgres")
 
     def for_throat_gunicorn(self, host: str) -> dict[str, Any]:
         server, asked = self.first("postgres"), self.database_host(host)
+        # In a cluster the leader is mostly on another host, and never asked by the socket.
+        is_far = bool(self.members) and not self.pooled
         url, secret = self.url(host), self.secret(host, "database_password")
         port = self.value(server, "postgres_port")
-        migrations = self.database(host, server, port) | ({} if server == host else {"password": secret})
-        beside = {name for name, hosts in self.groups.items() if host in hosts}
+        migrations = self.leader(host, port) | ({} if server == host and not self.members else {"password": secret})
+        beside = {name for name, hosts in self.groups.items() if host in hosts} | ({"postgres"} if self.members else set())
         redis = self.given[host].get("redis_instance", "" if self.is_production else self.name)
-        units = {"postgres": "postgresql.service", "pgbouncer": "pgbouncer.service", "redis": f"redis-server{f'@{redis}' if redis else ''}.service"}
+        units = {
+            "postgres": "haproxy.service" if self.members else "postgresql.service",
+            "pgbouncer": "pgbouncer.service",
+            "redis": f"redis-server{f'@{redis}' if redis else ''}.service",
+        }
         return {
             "throat_gunicorn_server_name": url.netloc,
             "throat_gunicorn_uploads_url": f"{url.geturl()}/media/uploads/",
             "throat_gunicorn_thumbnails_url": f"{url.geturl()}/media/thumbs/",
             "throat_gunicorn_secret_key": self.secret(host, "secret_key"),
-            "throat_gunicorn_database_password": "" if asked == host else secret,
+            "throat_gunicorn_previous_secret_key": self.secret(host, "previous_secret_key"),
+            "throat_gunicorn_database_password": "" if asked == host and not is_far else secret,
             "throat_gunicorn_database": {
-                **self.database(host, asked, self.value(asked, "pgbouncer_port") if self.pooled else port), "name": self.name, "user": self.name
+                **(self.database(host, asked, self.value(asked, "pgbouncer_port")) if self.pooled else self.leader(host, port)),
+                "name": self.name,
+                "user": self.name,
             },
             "throat_gunicorn_database_pool": self.budget["pooling"] == "peewee",
             "throat_gunicorn_migration_database": migrations,
@@ -254,6 +368,9 @@ class Site:
             "throat_gunicorn_admin": {"name": self.value(host, "throat_admin_name"), "password": self.secret(host, "admin_password")},
             "throat_gunicorn_build_host": self.first("throat_build"),
             "throat_gunicorn_dump_host": server,
+            # HAProxy is not where the dump is made.
+            **({"throat_gunicorn_dump_port": port} if self.members else {}),
+            "throat_gunicorn_web_servers": ["127.0.0.1" if web == host else self.addresses[web] for web in self.group("nginx")],
             # On unix sockets, unless a web server on another host asks them.
             "throat_gunicorn_listen_address": self.addresses[host] if self.clients("throat_gunicorn", host) else "",
             # nginx itself, and each proxy in front of it.
@@ -293,7 +410,6 @@ class Site:
         return {
             "throat_backup_site": self.name,
             "throat_backup_key": self.secret(host, "backup_key"),
-            "throat_backup_repository": f"{state}-backup/repository",
             "throat_backup_database": self.name if host in self.group("postgres") else "",
             "throat_backup_cluster": self.is_production,
             "throat_backup_postgres_port": self.value(host, "postgres_port"),
@@ -301,16 +417,61 @@ class Site:
             "throat_backup_mount": state if sends and self.sharing(host) else "",
         }
 
+    def for_throat_metrics(self, host: str) -> dict[str, Any]:
+        tiers = [tier for tier in ("postgres", "redis", "nginx") if tier in self.roles(host)]
+        redis = self.arguments(host, "redis") if "redis" in tiers else {}
+        return {
+            "throat_metrics_site": self.name,
+            "throat_metrics_exporters": ["node", *tiers, *(["mtail"] if "nginx" in tiers else [])],
+            "throat_metrics_listen_address": self.addresses[host] if self.clients("throat_metrics", host) else "127.0.0.1",
+            "throat_metrics_postgres_port": self.value(host, "postgres_port"),
+            **({f"throat_metrics_redis_{name}": redis[name] for name in ("port", "user")} if redis else {}),
+            "throat_metrics_redis_address": redis["listen_addresses"][0] if redis else None,
+            "throat_metrics_redis_password": redis.get("metrics_password"),
+        }
+
+    def for_monitoring(self, host: str) -> dict[str, Any]:
+        watched = {other: self.arguments(other, "throat_metrics") for other in self.hosts if self.is_watched(other)}
+        return {
+            "monitoring_site": self.name,
+            "monitoring_targets": [
+                {"host": other, "exporter": name, "address": _authority(made["listen_address"], made["ports"][name])}
+                for other, made in watched.items()
+                for name in made["exporters"]
+            ],
+        }
+
     def for_firewall(self, host: str) -> dict[str, Any]:
         tiers = [tier for tier in ("postgres", "pgbouncer", "redis") if host in self.group(tier)]
         ports = {"postgres": self.value(host, "postgres_port"), "pgbouncer": self.value(host, "pgbouncer_port"), "redis": self.redis_port(host)}
         clients = {tier: self.clients(tier, host) for tier in ("postgres", "pgbouncer")} | {"redis": self.apps, "throat_gunicorn": self.group("nginx")}
         web = self.arguments(host, "nginx") if host in self.group("nginx") else None
+        # Exporters ask for no password.
+        watching = [self.addresses[other] for other in self.clients("throat_metrics", host)] if self.is_watched(host) else []
+        told = self.arguments(host, "throat_metrics") if watching else {"exporters": [], "ports": {}}
+        exporters = [{"name": f"{name}-exporter", "port": told["ports"][name], "addresses": watching} for name in told["exporters"]]
+        exporters += self.member_ports(host)
+        services = topology.guarded_services(tiers, ports, clients, self.addresses, self.workers.get(host, []) if host in self.apps else [])
         return {
             "firewall_policy": "host" if self.firewall(host) == "host" else "services",
-            "firewall_services": topology.guarded_services(tiers, ports, clients, self.addresses, self.workers.get(host, []) if host in self.apps else []),
+            "firewall_services": services + exporters,
             "firewall_public_ports": [web["http_port"], web["https_port"]] if web else [],
         }
+
+    def member_ports(self, host: str) -> list[dict[str, Any]]:
+        """Return the ports by which members of a cluster agree on who leads, as the firewall is told."""
+        found, voters = [], topology.voters(self.groups)
+
+        def port(name: str, variable: str, clients: Sequence[str]) -> None:
+            addresses = [self.addresses[client] for client in dict.fromkeys(clients) if client != host]
+            found.append({"name": name, "port": self.value(host, variable), "addresses": addresses})
+
+        if host in voters:
+            port("etcd", "etcd_port", [*voters, *self.members])
+            port("etcd-peers", "etcd_peer_port", voters)
+        if host in self.members:
+            port("patroni", "postgres_patroni_port", [*self.members, *self.apps, *self.budget["poolers"]])
+        return found
 
     def secret(self, host: str, name: str) -> str | None:
         return self.given.get(host, {}).get(f"throat_{name}")
@@ -326,7 +487,8 @@ class Site:
         wanted |= {name: value for name, value in self.given[host].items() if name in wanted}
         # Fills in what nested options leave out.
         complete = {name: arguments.converted(name, options(role)[name], value)[0] if value is not None else None for name, value in wanted.items()}
-        return {name.removeprefix(f"{role}_"): value for name, value in complete.items()}
+        made = {name.removeprefix(f"{role}_"): value for name, value in complete.items()}
+        return {**made, "site": self.name} if role == "throat_gunicorn" else made
 
     def facts(self, host: str) -> dict[str, Any]:
         """Return what playbooks ask beyond the roles' arguments."""
@@ -345,9 +507,11 @@ class Site:
             "secrets_dir": given.get("throat_secrets_dir", ""),
             "backup_warning": self.backup_warning(),
             # Hosts whose certificate this one must know, empty where there is none to ask but itself.
-            "database_host": "" if server == host else server,
+            "database_hosts": self.members or [name for name in [server] if name not in ("", host)],
+            # The hosts that keep the database together, where several do.
+            "members": self.members,
             "pooler_host": "" if pooler == host else pooler,
-            "database_certificate": self.value(server, "postgres_tls_certificate"),
+            "database_certificate": self.arguments(server, "postgres")["tls_certificate"] if server else self.value(server, "postgres_tls_certificate"),
             "database_port": self.value(server, "postgres_port"),
             "pooler_certificate": self.value(pooler, "pgbouncer_tls_certificate"),
             "pooler_port": self.value(pooler, "pgbouncer_port"),
@@ -355,8 +519,7 @@ class Site:
             # The host that builds releases.
             "builder": (self.group("throat_build") + self.apps + [host])[0],
             "apps": self.apps,
-            # Where one deploy at a time is let go on: a host that no deploy can do without, whatever its limit.
-            "lock_host": self.first("postgres") or self.first("throat_build") or self.first("throat_gunicorn"),
+            "lock_host": self.lock_host,
             # Whether web servers take the static files of each release, or the operator has a directory for them.
             "publishes": bool(self.apps) and "nginx_static_dir" not in given,
             "workers": [entry["name"] for entry in self.workers.get(host, [])] if host in self.apps else [],
@@ -368,12 +531,11 @@ class Site:
     def backup_warning(self) -> str:
         """Return what to say at the end of a run where what is backed up is lost with its backups."""
         backed = [host for host in self.hosts if "throat_backup" in self.roles(host)]
-        own = {"throat_backup_repository", "throat_backup_copies"}
-        alone = [host for host in backed if not any(self.given[host].get(name) for name in own)]
+        alone = [host for host in backed if all(found["is_own"] for found in backup.repositories(self.arguments(host, "throat_backup")))]
         if not backed:
             return "There are no backups (throat_backup is false)."
         return (
-            f"The backups of {', '.join(alone)} are on its own disk, which is no backup when the disk goes: name another place in throat_backup_copies, "
+            f"The backups of {', '.join(alone)} are on its own disk, which is no backup when the disk goes: name another place in throat_backup_repositories, "
             "and keep a copy of throat_backup_key elsewhere."
             if alone
             else ""
@@ -407,7 +569,9 @@ class Site:
                     "write a name that leads to the web server, as https://throat.example.com"
                 )
         lines += topology.address_errors(self.given, self.groups)
+        lines += self.watch_errors()
         lines += self.budget["violations"]
+        lines += self.member_errors()
         for host in self.hosts:
             for role in self.roles(host):
                 made = self.arguments(host, role)
@@ -419,6 +583,43 @@ class Site:
                 if role == "throat_gunicorn" and self.needs_source:
                     lines += source_errors(made)
         return list(dict.fromkeys(lines))
+
+    def member_errors(self) -> list[str]:
+        """Return one line for each thing that does not go together with a database on several hosts, or not yet."""
+        if not self.members:
+            return []
+        hosts, lines = ", ".join(self.members), []
+        if any(self.secret(host, "cluster_password") in (None, "") for host in [*self.members, *topology.voters(self.groups)]):
+            lines.append(
+                f"throat_cluster_password: not set, but required (by it {hosts} know each other, and etcd them); make one (openssl rand -hex 24), "
+                "and keep it in a vault"
+            )
+        if any(self.value(host, "throat_backup") for host in self.hosts):
+            lines.append(
+                f"throat_backup: true, but backups do not know yet which of {hosts} to ask; set it to false for the group throat, "
+                "and dump the database by a timer of your own"
+            )
+        if not self.is_production:
+            lines.append(f"postgres: {hosts} are in this group, but a cluster belongs to the site of the configuration production; name one host")
+        for name in ("postgres_port", "postgres_patroni_port"):
+            values = list(dict.fromkeys(self.value(host, name) for host in self.members))
+            if len(values) > 1:
+                lines.append(f"{name}: {' and '.join(map(str, values))}, but is the same for all of {hosts}; set it once, for the group postgres")
+        return lines
+
+    def watch_errors(self) -> list[str]:
+        """Return one line for each thing that a Prometheus of the inventory could not ask, or that others could ask as well."""
+        watched = [host for host in self.hosts if self.is_watched(host)]
+        if self.group("monitoring") and not watched:
+            hosts = ", ".join(self.group("monitoring"))
+            said = "but throat_metrics is false everywhere, so that there is nothing to ask; set it for the group throat"
+            return [f"monitoring: {hosts} is in this group, {said}"]
+        return [
+            f"throat_firewall of {host}: none, but its exporters, which ask for no password, listen at {self.addresses[host]} for "
+            f"{', '.join(self.clients('throat_metrics', host))}; set services, or take the line out"
+            for host in watched
+            if self.clients("throat_metrics", host) and self.firewall(host) == "none"
+        ]
 
     def blamed(self, host: str, lines: Sequence[str]) -> list[str]:
         """Return refusals of a role with the name of what somebody has set, where the role was told something that follows from it."""
@@ -447,6 +648,11 @@ class Site:
                     f"throat_firewall: {self.firewall(host)}, but the machine's firewall belongs to the site of the configuration production; "
                     "remove the line, and open there what this site needs"
                 )
+            if self.value(host, "throat_metrics"):
+                lines.append(
+                    "throat_metrics: true, but the machine's exporters belong to the site of the configuration production, and tell of this one's "
+                    "database as well; remove the line"
+                )
             instance, port = given.get("redis_instance", made["redis_instance"]), made["redis_port"]
             if instance == "" or port == defaults()["redis_port"]:
                 lines.append(
@@ -454,6 +660,10 @@ class Site:
                     "production, and two sites in one Redis hear each other's messages; remove the line"
                 )
         return lines
+
+
+def _authority(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _is_address(text: str) -> bool:
@@ -516,6 +726,8 @@ def role_arguments(role: str, variables: Mapping[str, Any], facts: Mapping[str, 
     complete = {name.removeprefix(f"{role}_"): values.get(name, default) for name, default in arguments.defaults(options(role)).items()}
     if not lines:
         lines = CHECKS[role](complete) + (source_errors(complete) if role == "throat_gunicorn" else [])
+    if not lines and role == "throat_gunicorn":
+        complete["site"] = workers.site_name(complete["config_name"])
     return complete, lines + platform_errors([role], host, facts)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.throat.stack.plugins.plugin_utils import plan, workers
+from ansible_collections.throat.stack.plugins.plugin_utils.tables import table
 
 
 def masked(options: Mapping[str, Any], values: Any) -> Any:
@@ -63,17 +64,6 @@ def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
                 others = ["application hosts"] if len(told["listen_addresses"]) > 1 else []
             rows.append((host, role, ", ".join(f"{address}:{told['port']}" for address in told["listen_addresses"]), ", ".join([local, *others])))
     return rows
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines of a table, the first row above a rule; a host is named once."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines, before = [], ""
-    for row in rows:
-        cells = ["" if row[0] == before else row[0], *row[1:]]
-        before = row[0]
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def plan_text(made: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.throat.stack.plugins.plugin_utils import workers
-from ansible_collections.throat.stack.plugins.plugin_utils.shown import table
+from ansible_collections.throat.stack.plugins.plugin_utils import backup, workers
+from ansible_collections.throat.stack.plugins.plugin_utils.tables import table
 
 SCHEMA = 1
 LEVELS = ("broken", "warning", "ok")
@@ -33,8 +33,21 @@ PATHS = {
     "": ["/", "/var/log", "/var/tmp"],
     "postgres": ["/var/lib/postgresql"],
     "redis": ["/var/lib/redis"],
+    "monitoring": ["/var/lib/prometheus"],
     "throat_gunicorn": ["/opt/{site}", "/var/lib/{site}"],
     "nginx": ["/var/lib/{site}", "/var/www"],
+}
+# What of a host's plan all this rests upon: what a host must know that asks itself. No secret, and nothing that each deploy changes.
+KNOWN = {
+    "site": ("name", "is_production", "public_url", "roles", "apps", "workers", "pooling", "pooler_host", "status_limits"),
+    "throat_gunicorn": ("workers", "listen_address", "listen_port", "trusted_proxy_count", "runtime"),
+    "nginx": ("tls_mode", "tls_certificate", "server_name", "http_port", "https_port"),
+    "postgres": ("port", "listen_addresses", "tls_certificate", "max_connections", "server_settings"),
+    "etcd": ("port",),
+    "pgbouncer": ("port", "client_networks", "tls_certificate", "max_db_connections", "databases"),
+    "redis": ("instance", "listen_addresses", "port", "user"),
+    "throat_backup": ("site", "database", "repositories"),
+    "throat_metrics": ("exporters",),
 }
 Roles = Mapping[str, Mapping[str, Any]]
 Probe = Mapping[str, Any]
@@ -62,6 +75,7 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
     """Return what the module probe is to be told for a host, but for the time; roles: the host's part of the plan."""
     site = roles["site"]["name"]
     told: dict[str, Any] = {"site": site, "units": [], "workers": [], "certificates": [], "paths": list(PATHS[""])}
+    told["has_rules"] = bool(_tables(roles, host))
     for role in roles["site"]["roles"]:
         told["paths"] += [path.format(site=site) for path in PATHS.get(role, ())]
     app = _app(roles, host)
@@ -85,9 +99,14 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
             told["certificates"].append(roles["postgres"]["tls_certificate"])
     if "pgbouncer" in roles:
         told["units"].append("pgbouncer.service")
-        told["pgbouncer"] = {"port": roles["pgbouncer"]["port"]}
+        told["pgbouncer"] = {"port": roles["pgbouncer"]["port"], "server": _server(roles)}
         if roles["pgbouncer"]["client_networks"]:
             told["certificates"].append(roles["pgbouncer"]["tls_certificate"])
+    if "etcd" in roles:
+        told["units"].append("etcd.service")
+        told["etcd"] = {"port": roles["etcd"]["port"]}
+    if "haproxy" in roles:
+        told["units"] += ["haproxy.service"] + (["pgbouncer-follow-leader.service"] if "pgbouncer" in roles else [])
     if "redis" in roles:
         redis = roles["redis"]
         told["units"].append(redis_unit(redis))
@@ -98,9 +117,32 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
     if "firewall" in roles:
         told["units"].append("throat-firewall.service")
     if "throat_backup" in roles:
-        told["paths"] += [roles["throat_backup"]["repository"], *(copy["path"] for copy in roles["throat_backup"]["copies"])]
+        told["paths"] += [found["path"] for found in backup.repositories(roles["throat_backup"]) if found["path"]]
         told["units"] += [f"{site}-backup@{kind}.timer" for kind in ("full", "differential", "drill")]
+    told["units"] += _watching(roles)
     return {name: list(dict.fromkeys(value)) if name in ("units", "certificates", "paths") else value for name, value in told.items()}
+
+
+def status_plan(roles: Roles) -> dict[str, dict[str, Any]]:
+    """Return what a host must know of its part of the plan to ask itself how it is."""
+    kept = {role: {name: made[name] for name in KNOWN.get(role, ())} for role, made in roles.items()}
+    if "throat_backup" in kept:
+        # Those of other machines have secrets, and no disk of this host.
+        local = [told for told in kept["throat_backup"]["repositories"] if told["type"] == "local"]
+        kept["throat_backup"]["repositories"] = [{name: told[name] for name in ("type", "path") if name in told} for told in local]
+    if "pgbouncer" in kept:
+        # The way there, and not what is said there.
+        kept["pgbouncer"]["databases"] = [{name: told[name] for name in ("host", "port") if name in told} for told in kept["pgbouncer"]["databases"]]
+    return kept
+
+
+def _watching(roles: Roles) -> list[str]:
+    """Units that tell of the host, or of all."""
+    found = []
+    if "throat_metrics" in roles:
+        exporters = roles["throat_metrics"]["exporters"]
+        found += ["throat-metrics.service", *("mtail.service" if name == "mtail" else f"prometheus-{name}-exporter.service" for name in exporters)]
+    return found + (["prometheus.service", "prometheus-alertmanager.service"] if "monitoring" in roles else [])
 
 
 def _app(roles: Roles, host: str) -> Mapping[str, Any] | None:
@@ -112,6 +154,23 @@ def app_workers(roles: Roles, host: str) -> list[dict[str, Any]]:
     """Return the completed worker entries of a host, none where it serves none."""
     app = _app(roles, host)
     return workers.complete_workers(app["workers"], app["listen_address"], app["listen_port"], roles["site"]["name"]) if app else []
+
+
+def _server(roles: Roles) -> list[str]:
+    """Return host and port of the PostgreSQL that the host's pooler asks by the network, nothing where that is by a socket."""
+    asked = next(iter(roles["pgbouncer"]["databases"]), {})
+    host = asked.get("host") or "/"
+    return [] if host.startswith("/") else [host, str(asked.get("port") or 5432)]
+
+
+def _tables(roles: Roles, host: str) -> dict[str, str]:
+    """Return the tables of nftables that a host should have loaded, each to the command that loads it."""
+    site, found = roles["site"]["name"], {}
+    if _app(roles, host):
+        found[f"inet {site}_egress"] = f"nft -f /etc/{site}/egress.nft"
+    if "firewall" in roles:
+        found["inet throat"] = "systemctl reload throat-firewall"
+    return found
 
 
 def redis_unit(redis: Mapping[str, Any]) -> str:
@@ -257,11 +316,25 @@ def app_findings(host: Host) -> Iterator[Finding]:
         yield host.broken("release", "none is live", "one", host.playbook("site.yml"), tier)
 
 
+def rules_findings(host: Host) -> Iterator[Finding]:
+    """The kernel has the rules: the unit that has loaded them does not know that somebody has flushed them. Nobody else suffers from it: no tier."""
+    wrong = unit_findings(host, "throat-firewall.service", "firewall", "") if "firewall" in host.roles else []
+    yield from wrong
+    loaded = host.probe.get("nft_tables")
+    for table, command in _tables(host.roles, host.name).items() if loaded is not None else ():
+        subject = "firewall" if table == "inet throat" else "egress of the workers"
+        if table in loaded:
+            yield host.ok(subject, "loaded")
+        elif not wrong or subject != "firewall":
+            yield host.broken(subject, f"nftables has no table {table}: nothing is refused", "loaded", command)
+
+
 def web_findings(host: Host) -> Iterator[Finding]:
     tier, limits, web = "nginx", host.limits, host.probe["web"]
     wrong = unit_findings(host, "nginx.service", "nginx", tier)
     yield from wrong
     if host.runs("nginx.service"):
+        # None of it is asked while a worker is stopped.
         health = web.get("health")
         if health and not health["status"]:
             helps = "nginx -t; journalctl -u nginx -n 50"
@@ -274,7 +347,8 @@ def web_findings(host: Host) -> Iterator[Finding]:
             yield host.ok("nginx", f"/throat-health 200 in {health['seconds']:.2f} s" if health else "runs", tier)
         if web["is_closed"]:
             yield host.warning("maintenance", "the site is closed", "open", f"{host.playbook('maintenance.yml')} -e maintenance=off", tier)
-        if host.roles["nginx"]["tls_mode"] != "none":
+        # One that does not answer shows no certificate either.
+        if host.roles["nginx"]["tls_mode"] != "none" and (not health or health["status"]):
             yield from served_certificate_findings(host)
     if host.roles["nginx"]["tls_mode"] == "acme":
         yield from unit_findings(host, "certbot.timer", "renewal of the certificate", tier)
@@ -344,6 +418,52 @@ def postgres_findings(host: Host) -> Iterator[Finding]:
     yield host.ok("PostgreSQL", f"accepting connections, database {amount(seen['bytes'])}", tier)
 
 
+# What a member that follows may be behind by, in bytes.
+LAG = 64 << 20
+
+
+def member_findings(host: Host) -> Iterator[Finding]:
+    """Yield what one of several hosts that have the database says of the cluster: whoever leads says it for all, and each where nobody does."""
+    seen, named = host.probe["postgres"], [member["name"] for member in host.roles["postgres"]["members"]]
+    unit = seen["unit"]
+    listed = f"sudo -u postgres patronictl -c /etc/patroni/{unit.partition('@')[2]}.yml list"
+    if seen.get("members") is None:
+        yield host.broken("Patroni", "does not answer", "answers, and watches PostgreSQL", f"journalctl -u {unit} -n 50; systemctl restart {unit}", "postgres")
+    elif not seen.get("leader"):
+        yield host.broken("cluster", "nobody leads", f"one of {', '.join(named)} leads", f"{listed}; journalctl -u etcd -u {unit} -n 50", "postgres")
+    elif seen["leader"] == host.name:
+        known = {member["name"]: member for member in seen["members"]}
+        for name in named:
+            member = known.get(name, {"state": "unknown to the cluster"})
+            if name != host.name and member["state"] != "streaming":
+                helps = f"{listed}; on {name}: journalctl -u {unit} -n 50"
+                yield host.warning("cluster", f"{name} does not follow: {member['state']}", "streaming", helps, "postgres")
+            elif name != host.name and isinstance(member.get("lag"), int) and member["lag"] > LAG:
+                again = f"{listed.removesuffix(' list')} reinit {host.roles['postgres']['site']} {name}"
+                yield host.warning("cluster", f"{name} lags by {amount(member['lag'])}", f"less than {amount(LAG)}", f"{listed}; {again}", "postgres")
+        follow = [f"{name} ({known[name]['role'].replace('_', ' ')})" for name in named if name in known and known[name]["state"] == "streaming"]
+        yield host.ok("cluster", f"leads; {', '.join(follow) or 'nobody'} follow", "postgres")
+
+
+def etcd_findings(host: Host) -> Iterator[Finding]:
+    seen = host.probe["etcd"]
+    wrong = unit_findings(host, "etcd.service", "etcd", "postgres")
+    yield from wrong
+    if wrong:
+        return
+    if seen["has_majority"]:
+        yield host.ok("etcd", "has a majority", "postgres")
+    else:
+        said, helps = "has no majority" if seen["answers"] else "does not answer", "journalctl -u etcd -n 50; systemctl start etcd on each"
+        yield host.broken("etcd", said, "a majority of its members runs", helps, "postgres")
+
+
+def haproxy_findings(host: Host) -> Iterator[Finding]:
+    yield from unit_findings(host, "haproxy.service", "HAProxy", "pgbouncer")
+    if "pgbouncer" in host.roles:
+        yield from unit_findings(host, "pgbouncer-follow-leader.service", "holder of clients", "pgbouncer")
+
+
 def pgbouncer_findings(host: Host) -> Iterator[Finding]:
     tier, limits, seen = "pgbouncer", host.limits, host.probe["pgbouncer"]
     wrong = unit_findings(host, "pgbouncer.service", "PgBouncer", tier)
@@ -353,7 +473,11 @@ def pgbouncer_findings(host: Host) -> Iterator[Finding]:
     if not seen["answers"]:
         yield host.broken("PgBouncer", "runs, and does not answer", "answers SHOW POOLS", "journalctl -u pgbouncer -n 50; systemctl restart pgbouncer", tier)
         return
-    if not wrong:
+    if seen.get("reaches") is False:
+        server, port = _server(host.roles)
+        helps = f"pg_isready -h {server} -p {port}; ip route get {server}"
+        yield host.broken("way to PostgreSQL", f"{server}:{port} does not answer this host", "answers", helps, tier)
+    elif not wrong:
         yield host.ok("PgBouncer", "answers", tier)
     for name, pool in seen["databases"].items():
         subject = f"pool {name}"
@@ -442,11 +566,15 @@ def machine_findings(host: Host) -> Iterator[Finding]:
         yield host.warning(f"memory of {_short(unit)}", f"killed {times} times in a day for want of memory", "0 times", helps)
     ours = set(status_questions(host.roles, host.name)["units"])
     for unit in probe["failed"]:
-        # The database is asked by itself.
-        if unit not in ours and not unit.startswith("postgresql@"):
+        # The database is asked by itself, and the record of a backup says more, where it has one of the failure.
+        action = "drill" if unit == f"{host.site}-backup@drill.service" else "backup" if unit.startswith(f"{host.site}-backup@") else ""
+        is_recorded = not probe["backups"].get(action, {"ok": True})["ok"]
+        if unit not in ours and not unit.startswith("postgresql@") and not is_recorded:
             yield host.warning(f"unit {_short(unit)}", "has failed", "not failed", f"systemctl status {unit}; systemctl reset-failed {unit}")
-    if "firewall" in host.roles:
-        yield from unit_findings(host, "throat-firewall.service", "firewall", "firewall") or [host.ok("firewall", "loaded")]
+    yield from rules_findings(host)
+    for unit in _watching(host.roles):
+        # Visitors do not feel it.
+        yield from (dataclasses.replace(finding, level="warning") for finding in unit_findings(host, unit, f"unit {_short(unit)}", ""))
     if probe["reboot"]:
         yield host.warning("reboot", probe["reboot"], "no reboot waits", "reboot")
     waiting = probe["updates"]
@@ -489,9 +617,18 @@ def host_findings(host: Host) -> list[Finding]:
     found: list[Finding] = []
     if _app(host.roles, host.name):
         found += app_findings(host)
-    for role, findings in (("nginx", web_findings), ("pgbouncer", pgbouncer_findings), ("postgres", postgres_findings), ("redis", redis_findings)):
+    for role, findings in (
+        ("nginx", web_findings),
+        ("pgbouncer", pgbouncer_findings),
+        ("postgres", postgres_findings),
+        ("redis", redis_findings),
+        ("etcd", etcd_findings),
+        ("haproxy", haproxy_findings),
+    ):
         if role in host.roles:
             found += findings(host)
+    if host.roles.get("postgres", {}).get("members"):
+        found += member_findings(host)
     for role in ("postgres", "pgbouncer"):
         path = host.roles.get(role, {}).get("tls_certificate")
         if path in host.probe["certificates"] and path in status_questions(host.roles, host.name)["certificates"] and host.probe["certificates"][path]:
@@ -534,7 +671,7 @@ def unreachable_reason(result: Mapping[str, Any]) -> str:
     if result.get("probe"):
         return ""
     said = [str(result.get(name) or "") for name in ("module_stderr", "msg", "module_stdout")]
-    line = next((text.strip().splitlines()[-1] for text in said if text.strip()), "no answer")
+    line = next((text.strip().splitlines()[-1] for text in said if text.strip()), "no answer").removeprefix("Task failed: ")
     way = "cannot be reached" if result.get("unreachable") else "cannot be asked"
     return f"{way}: {' '.join(line.split())[:160]}"
 
@@ -544,7 +681,7 @@ def causes(hosts: Mapping[str, Roles], finding: Finding) -> list[tuple[str, str]
     site = hosts[finding.host]["site"]
     first = {role: next((host for host, roles in hosts.items() if role in roles), "") for role in ("postgres", "redis")}
     pooler = (site["pooler_host"] or finding.host) if site["pooling"] == "pgbouncer" else ""
-    if finding.tier == "pgbouncer" and finding.subject.startswith("pool "):
+    if finding.tier == "pgbouncer" and finding.subject.startswith(("pool ", "way to")):
         return [("postgres", first["postgres"])]
     if finding.tier == "throat_gunicorn" and "answer" in finding.seen:
         return [("postgres", first["postgres"]), ("pgbouncer", pooler), ("redis", first["redis"])]
@@ -591,7 +728,7 @@ def status_report(made: Mapping[str, Any], results: Mapping[str, Mapping[str, An
         else:
             found.append(Finding("broken", host, "host", unreachable_reason(results[host]), "answers", f"ansible -i {inventory} -m ping {host}"))
     # Causes before what follows from them, and then the worst first.
-    order = ["", *CAUSES, "firewall"]
+    order = ["", *CAUSES]
     found = sorted([*found, *site_findings(hosts, probes, inventory)], key=lambda one: order.index(one.tier))
     found = sorted(folded(hosts, found), key=lambda one: LEVELS.index(one.level))
     first = next(iter(hosts.values()), {"site": {"name": "", "public_url": ""}})

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ansible_collections.throat.stack.plugins.plugin_utils.status import LEVELS, TIERS, cells, headline, numbers
+from ansible_collections.throat.stack.plugins.plugin_utils.status import LEVELS, TIERS, cells, headline, numbers, together
 
 Report = Mapping[str, Any]
 # Rows of the drawing: who is asked by the row above, with a pooler and without.
@@ -62,6 +62,10 @@ table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:
 th,td{text-align:left;padding:6px 10px;white-space:nowrap;border-top:1px solid var(--line)}
 tr:first-child th{border-top:0;color:var(--soft);font-weight:600}
 td:first-child,tr:first-child th:first-child{position:sticky;left:0;background:var(--card);font-weight:600}
+/* On a phone each host is a few lines of what it has, not a row that is mostly empty or out of sight. */
+@media(max-width:720px){.cards tr:first-child,.cards td:empty{display:none}.cards tr{display:block;padding:7px 10px;border-top:1px solid var(--line)}
+.cards tr:nth-child(2){border-top:0}.cards td{display:inline-block;padding:1px 12px 1px 0;border:0;white-space:normal}
+.cards td:first-child{display:block;position:static}.cards td+td::before{content:attr(data-name) " ";color:var(--soft)}}
 details{margin-top:16px}summary{cursor:pointer;color:var(--soft)}
 details table{margin-top:8px}
 """.strip()
@@ -247,12 +251,14 @@ def finding_item(finding: Mapping[str, Any]) -> str:
 def rows_of(rows: Sequence[Sequence[str]]) -> str:
     first, *others = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in first) + "</tr>"]
-    return "".join(lines + ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in others])
+    named = [[("" if cell == "no answer" else name, cell) for name, cell in zip(first, row)] for row in others]
+    cells_of = [[f'<td data-name="{escape(name)}">{escape(cell)}</td>' for name, cell in row] for row in named]
+    return "".join(lines + [f"<tr>{''.join(made)}</tr>" for made in cells_of])
 
 
 def status_page(report: Report) -> str:
     """Return the page; it holds what the report holds, which has no secret."""
-    wrong = [finding for finding in report["findings"] if finding["level"] != "ok"]
+    wrong = together([finding for finding in report["findings"] if finding["level"] != "ok"])
     well = [(finding["host"], finding["subject"], finding["seen"]) for finding in report["findings"] if finding["level"] == "ok"]
     when = report["asked"].replace("T", " ").replace("Z", " UTC")
     parts = [
@@ -265,7 +271,7 @@ def status_page(report: Report) -> str:
     ]
     if wrong:
         parts.append(f"<h2>What is wrong</h2><ul>{''.join(map(finding_item, wrong))}</ul>")
-    parts.append(f'<h2>Numbers</h2><div class="scroll"><table>{rows_of(cells(report))}</table></div>')
+    parts.append(f'<h2>Numbers</h2><div class="scroll"><table class="cards">{rows_of(cells(report))}</table></div>')
     rows = rows_of([("host", "what", "is"), *well])
     parts.append(f'<details><summary>What is well ({len(well)})</summary><div class="scroll"><table>{rows}</table></div></details>')
     return "".join([*parts, "</main></body></html>\n"])

@@ -12,7 +12,7 @@ from ansible_collections.throat.stack.plugins.plugin_utils.workers import comple
 # Tiers that other hosts talk to, and whether they do so in the clear.
 TIERS = {"postgres": False, "pgbouncer": False, "redis": True, "throat_gunicorn": True, "nginx": True}
 # Every group of the inventory that a role is for.
-ROLE_GROUPS = (*TIERS, "throat_build")
+ROLE_GROUPS = (*TIERS, "throat_build", "monitoring", "etcd")
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 
 
@@ -73,7 +73,8 @@ def group_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str,
 
 def address_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> list[str]:
     """Return one line for each host that others could not reach, or not tell apart, by its address; where one host has it all, none is needed."""
-    connected = members(groups, TIERS)
+    # Prometheus asks each host.
+    connected = groups["throat"] if groups.get("monitoring") else members(groups, (*TIERS, "etcd"))
     found = {host: address for host, address in host_addresses(hostvars, groups).items() if host in connected}
     lines = []
     for host, address in found.items() if len(found) > 1 else ():
@@ -86,10 +87,49 @@ def address_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
         others = [other for other in found if other != host and found[other] == address]
         if others:
             lines.append(f"throat_address of {host}: {address} is that of {', '.join(others)} as well; give each host its own")
-    for tier in ("postgres", "redis"):
-        if len(groups.get(tier, ())) > 1:
-            lines.append(f"{tier}: {', '.join(groups[tier])} are in this group, but a site has one; take the others out")
+    if len(groups.get("redis", ())) > 1:
+        lines.append(f"redis: {', '.join(groups['redis'])} are in this group, but a site has one; take the others out")
+    lines += cluster_errors(groups)
     return lines or private_errors(hostvars, groups, found)
+
+
+def cluster_members(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the hosts that keep the database together, one of which leads; none where one host has it alone."""
+    hosts = list(groups.get("postgres", ()))
+    return hosts if len(hosts) > 1 else []
+
+
+def voters(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the hosts of etcd, whose majority says who leads: those of its group, else those of the database itself."""
+    return list(groups.get("etcd", ()) or cluster_members(groups)) if cluster_members(groups) else []
+
+
+def cluster_errors(groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return one line for each group in which hosts could not agree on who leads."""
+    hosts, lines = cluster_members(groups), []
+    if len(hosts) == 2:
+        lines.append(
+            f"postgres: {' and '.join(hosts)} are in this group, but when two lose each other, neither can know whether the other one still takes writes, "
+            "so that both would, or none; add a third host, or take one out"
+        )
+    elif hosts and not len(hosts) % 2:
+        lines.append(_even("postgres", hosts))
+    if groups.get("etcd") and not hosts:
+        lines.append(
+            f"etcd: {', '.join(groups['etcd'])} in this group, but it is for PostgreSQL on three hosts, and the group postgres has not so many; "
+            "take the group out"
+        )
+    elif groups.get("etcd") and (len(groups["etcd"]) < 3 or not len(groups["etcd"]) % 2):
+        lines.append(_even("etcd", groups["etcd"]))
+    return lines
+
+
+def _even(group: str, hosts: Sequence[str]) -> str:
+    """Say that hosts are too few, or one too many."""
+    count, most = len(hosts), max(1, len(hosts) - 1)
+    said = f"{count} bear the loss of no more of them than {most} do" if count > 2 else "the loss of one of them would stop all of it"
+    advice = "add one, or take one out" if count > 2 else f"add {3 - count} more, or take the group out, and it runs beside PostgreSQL"
+    return f"{group}: {', '.join(hosts)} are in this group, but a majority decides, and {said}; {advice}"
 
 
 def private_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], addresses: Mapping[str, str]) -> list[str]:
@@ -97,7 +137,7 @@ def private_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
 
     PostgreSQL and PgBouncer are not among them: between hosts they speak TLS only. addresses: host to IP address.
     """
-    clear = members(groups, [tier for tier, is_clear in TIERS.items() if is_clear])
+    clear = list(addresses) if groups.get("monitoring") else members(groups, [tier for tier, is_clear in TIERS.items() if is_clear])
     lines = []
     for host in clear if len(clear) > 1 else ():
         networks = hostvars[host].get("throat_private_networks", PRIVATE)
@@ -105,7 +145,7 @@ def private_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
         if not any(address in ipaddress.ip_network(network) for network in networks if ipaddress.ip_network(network).version == address.version):
             lines.append(
                 f"throat_address of {host}: {address} is in none of throat_private_networks ({', '.join(networks)}), and what nginx, "
-                "the workers and Redis say to each other "
+                f"the workers{', exporters' if groups.get('monitoring') else ''} and Redis say to each other "
                 "is not encrypted; set it to the host's address in a private network (a VLAN, WireGuard), or name that network there"
             )
     return lines

@@ -105,8 +105,8 @@ def worker_errors(workers: Sequence[Mapping[str, Any]]) -> list[str]:
         where = f"throat_gunicorn_workers: worker {name}"
         if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
             errors.append(f"{where}: a name is made of lower-case letters, digits and dashes; rename it")
-        if name == FOLLOWER:
-            errors.append(f"{where}: this name belongs to a unit of the role; rename it")
+        if name in (FOLLOWER, "metrics", "firewall"):
+            errors.append(f"{where}: this name belongs to a unit of ours; rename it")
         if name in names:
             errors.append(f"{where}: named twice; give each entry a name of its own")
         names.add(name)

@@ -1,9 +1,12 @@
 """What the program of the role throat_backup works out without asking anything, and what a restored database means for a release."""
 
+import contextlib
 import datetime
 import importlib.util
 import json
 import pathlib
+import sys
+import types
 
 import pytest
 from ansible_collections.throat.stack.plugins.plugin_utils import backup as restored
@@ -19,13 +22,13 @@ def utc(*parts: int) -> datetime.datetime:
     return datetime.datetime(*parts, tzinfo=datetime.timezone.utc)
 
 
-def entry(label: str, kind: str, stop: datetime.datetime, repo: int = 1, error: bool = False) -> dict:
+def entry(label: str, kind: str, stop: datetime.datetime, repo: int = 1, error: bool = False, server: int = 1) -> dict:
     """A backup as pgBackRest 2.45 and 2.55 report it."""
     return {
         "label": label,
         "type": kind,
         "error": error,
-        "database": {"id": 1, "repo-key": repo},
+        "database": {"id": server, "repo-key": repo},
         "info": {"size": 31722412, "delta": 31722412, "repository": {"size": 3731424, "delta": 3731424}},
         "timestamp": {"start": int(stop.timestamp()) - 3, "stop": int(stop.timestamp())},
     }
@@ -36,8 +39,9 @@ INFO = json.dumps(
         {"name": "other", "backup": []},
         {
             "name": "throat",
+            "db": [{"id": 1, "repo-key": 1, "system-id": 7000, "version": "15"}, {"id": 2, "repo-key": 1, "system-id": 7001, "version": "17"}],
             "backup": [
-                entry("20261122-033000F_20261123-033000D", "diff", utc(2026, 11, 23, 3, 31)),
+                entry("20261122-033000F_20261123-033000D", "diff", utc(2026, 11, 23, 3, 31), server=2),
                 entry("20261122-033000F", "full", utc(2026, 11, 22, 3, 31)),
                 entry("20261124-033000F", "full", utc(2026, 11, 24, 3, 31), error=True),
             ],
@@ -51,8 +55,8 @@ NOW = utc(2026, 11, 23, 12)
 
 
 def test_info_gives_the_sound_backups_the_oldest_first():
-    assert [(found["label"], found["kind"]) for found in BACKUPS] == [
-        ("20261122-033000F", "full"), ("20261122-033000F_20261123-033000D", "differential")
+    assert [(found["label"], found["kind"], found["version"]) for found in BACKUPS] == [
+        ("20261122-033000F", "full", "15"), ("20261122-033000F_20261123-033000D", "differential", "17")
     ]
     assert backup.read_info("[]", "throat") == [] == backup.read_info("", "throat") == backup.read_info(INFO, "none")
 
@@ -79,19 +83,53 @@ def test_other_moments_are_refused_with_an_example(text, said):
 
 
 @pytest.mark.parametrize(
-    ("to", "kind", "label"),
+    ("to", "kind", "label", "version"),
     [
-        ("newest", "newest", "20261122-033000F_20261123-033000D"),
-        ("20261122T033105Z", "set", "20261122-033000F"),
-        ("20261122-033000F", "set", "20261122-033000F"),
+        ("newest", "newest", "20261122-033000F_20261123-033000D", "17"),
+        ("20261122T033105Z", "set", "20261122-033000F", "15"),
+        ("20261122-033000F", "set", "20261122-033000F", "15"),
         # From the last backup that had ended by then.
-        ("2026-11-23 03:00:00+00", "moment", "20261122-033000F"),
-        ("2026-11-23 08:00:00+00", "moment", "20261122-033000F_20261123-033000D"),
+        ("2026-11-23 03:00:00+00", "moment", "20261122-033000F", "15"),
+        ("2026-11-23 08:00:00+00", "moment", "20261122-033000F_20261123-033000D", "17"),
     ],
 )
-def test_choice_begins_from_the_right_backup(to, kind, label):
+def test_choice_begins_from_the_right_backup_with_the_programs_of_its_version(to, kind, label, version):
     chosen = backup.choose(to, SETS, BACKUPS, NOW)
-    assert (chosen["kind"], chosen["label"], chosen["repo"]) == (kind, label, 1)
+    assert (chosen["kind"], chosen["label"], chosen["repo"], chosen["version"]) == (kind, label, 1, version)
+
+
+def test_of_one_run_the_first_repository_serves_and_any_other_where_that_is_gone():
+    copies = [BACKUPS[0] | {"repo": 1}, BACKUPS[0] | {"repo": 2, "ended": BACKUPS[0]["ended"] + 60, "label": "other"}]
+    late = copies[1] | {"repo": 2, "ended": copies[0]["ended"] + 86400, "label": "late"}
+    one = SETS[0] | {"set": "20261122T040000Z", "label": "other"}
+    assert [backup.choose(to, [one], copies, NOW)["repo"] for to in ("newest", one["set"], "2026-11-22 12:00Z")] == [1, 1, 1]
+    assert [backup.choose(to, [one], copies[1:], NOW)["label"] for to in ("newest", one["set"])] == ["other", "other"]
+    # What the first one has missed is not replayed over days.
+    assert backup.choose("newest", [one], [*copies, late], NOW)["label"] == "late"
+
+
+def test_drills_take_turns_and_stay_with_what_has_failed():
+    both = [BACKUPS[0] | {"repo": 1}, BACKUPS[0] | {"repo": 3}]
+    assert [backup.turn(both, last) for last in ({}, {"repo": 1, "ok": True}, {"repo": 3, "ok": True}, {"repo": 3, "ok": False}, {"repo": 2, "ok": False})] == [1, 3, 1, 3, 3]
+
+
+def test_old_sets_stay_from_a_drill_that_finds_a_broken_one_until_one_that_goes_well(tmp_path):
+    host = backup.Host({"site": "throat", "database": "throat", "repositories": [], "state_dir": str(tmp_path)})
+
+    def drill(said: str, looks: bool) -> bool:
+        def run() -> dict:
+            host.is_proving = looks
+            if said:
+                raise backup.Refused(said)
+            return {"repo": 1}
+
+        host.drill = run
+        with contextlib.suppress(backup.Refused):
+            backup.act(host, "drill", [])
+        return host.expires()
+
+    told = [("no room", False), ("is corrupt", True), ("no room", False), ("", True)]
+    assert [drill(*last) for last in told] == [True, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +147,13 @@ def test_what_cannot_be_restored_is_refused_in_one_line(to, sets, backups, said)
     with pytest.raises(backup.Refused) as refused:
         backup.choose(to, sets, backups, NOW)
     assert str(refused.value).startswith("restore_to: ") and said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_wal_that_is_missing_is_found_by_its_numbers():
+    segment = "17-1/{0:08X}{1:08X}/{0:08X}{1:08X}{2:08X}-" + "a" * 40 + ".zst"
+    there = [(1, 0, 254), (1, 0, 255), (1, 1, 0), (1, 1, 3), (2, 1, 3), (2, 1, 4)]
+    listed = {segment.format(*numbers): {"time": 100 + place} for place, numbers in enumerate(there)} | {"17-1/00000002.history": {"time": 1}}
+    assert backup.find_gaps(json.dumps(listed)) == [(101, 103)] and backup.find_gaps("") == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +181,7 @@ def test_rows_that_are_lost_are_named(counted, has, lost):
             "throat_backup_key: /b was encrypted with another key",
         ),
         ("Fatal: wrong password or no key found", "throat_backup_key: /b was encrypted with another key"),
-        ("2026-11-28 06:10:55.092 P01  ERROR: [041]: unable to write '/b/x': [28] No space left on device", "throat_backup_repository: /b is full"),
+        ("2026-11-28 06:10:55.092 P01  ERROR: [041]: unable to write '/b/x': [28] No space left on device", "throat_backup_repositories: /b is full"),
         ("2026-11-28 06:10:55.092 P00   WARN: something\n2026-11-28 06:10:55.092 P00  ERROR: [056]: unable to find primary cluster", "ERROR: [056]: unable to find primary cluster (repository /b)"),
         ("", "status 7 (repository /b)"),
     ],
@@ -155,14 +200,57 @@ def test_sets_are_shown_the_newest_first():
 
 
 def test_another_key_is_refused_before_any_host_is_changed():
-    roles = {"throat_backup": {"site": "throat", "key": "one", "repository": "/a", "copies": [{"path": "/b"}]}}
+    roles = {"throat_backup": {"site": "throat", "key": "one", "database": "", "repositories": [{"type": "local", "path": "/a"}, {"type": "local", "path": "/b"}]}}
     told = f"{backup.fingerprint('one', '/a')} /a\n{backup.fingerprint('two', '/b')} /b\n"
     files = {"/var/lib/throat-backup/told": {"content": told}}
     (line,) = looked.key_errors(roles, files, "host1")
     assert line.startswith("throat_backup_key: /b of host1 was encrypted with another key")
     # Another place may have another key.
-    roles["throat_backup"]["copies"] = [{"path": "/c"}]
+    roles["throat_backup"]["repositories"][1]["path"] = "/c"
     assert looked.key_errors(roles, files, "host1") == [] == looked.key_errors(roles, {}, "host1") == looked.key_errors({}, files, "host1")
+
+
+SFTP = {"type": "sftp", "host": "backup.example.com", "user": "throat", "host_keys": ["ssh-ed25519 AAAA"]}
+S3 = {"type": "s3", "host": "s3.example.com", "bucket": "throat", "region": "us-east-1", "access_key": "name", "secret_key": "the-secret"}
+
+
+def test_both_programs_are_told_the_same_place_and_only_files_of_secrets_have_the_secret():
+    arguments = {"site": "shop", "database": "shop", "repositories": [{"type": "local"}, SFTP | {"port": 2222, "path": "/there/"}, S3 | {"port": 9000, "ca_file": "/ca"}]}
+    local, sftp, s3 = restored.repositories(arguments)
+    assert [found["place"] for found in (local, sftp, s3)] == [
+        "/var/lib/shop-backup/repository", "sftp://throat@backup.example.com:2222/there", "s3://s3.example.com:9000/throat/shop-backup",
+    ]
+    assert [found["restic"] for found in (local, sftp, s3)] == [
+        "/var/lib/shop-backup/repository/restic", "sftp:throat@backup.example.com:/there/restic", "s3:https://s3.example.com:9000/throat/shop-backup/restic",
+    ]
+    assert [found["pgbackrest"]["path"] for found in (local, sftp, s3)] == ["/var/lib/shop-backup/repository/pgbackrest", "/there/pgbackrest", "/shop-backup/pgbackrest"]
+    assert [found["is_own"] for found in (local, sftp, s3)] == [True, False, False] and sftp["known_hosts"] == ["[backup.example.com]:2222 ssh-ed25519 AAAA"]
+    assert s3["pgbackrest"]["s3-uri-style"] == "path" and s3["options"] == ["--cacert", "/ca"] and "the-secret" not in s3["place"] + s3["restic"]
+    amazon = restored.repositories(arguments | {"repositories": [S3 | {"host": "s3.eu-central-1.amazonaws.com"}]})[0]
+    assert amazon["pgbackrest"]["s3-uri-style"] == "host" and amazon["address"] == ["s3.eu-central-1.amazonaws.com", 443]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (SFTP | {"host_keys": []}, "host_keys: not set, but required with type sftp; ssh-keyscan prints them"),
+        (S3 | {"secret_key": None}, "secret_key: not set, but required with type s3; give it from a vault"),
+        (S3 | {"host": "https://s3.example.com"}, "host https://s3.example.com has a letter that it may not have; write it as backup.example.com, without https://"),
+        (SFTP | {"path": "there"}, "there is no path of the server; write it from its root"),
+    ],
+)
+def test_a_place_that_is_not_told_whole_is_refused(entry, said):
+    (line,) = restored.repository_errors([entry])
+    assert line.startswith(f"throat_backup_repositories: {said}") and "the-secret" not in line
+    assert restored.repository_errors([{"type": "local"}, SFTP, S3]) == []
+
+
+def test_sftp_is_refused_where_pgbackrest_does_not_know_it():
+    roles = {"throat_backup": {"site": "throat", "database": "throat", "repositories": [SFTP, S3]}}
+    (line,) = looked.sftp_errors(roles, {"debian_postgres": "15"}, "host1")
+    assert line.startswith("throat_backup_repositories: pgBackRest of host1 (Debian 12) knows no SFTP, for sftp://throat@backup.example.com:22/throat-backup")
+    roles["throat_backup"]["repositories"] = [S3]
+    assert looked.sftp_errors(roles, {"debian_postgres": "15"}, "host1") == [] == looked.sftp_errors({}, {"debian_postgres": "15"}, "host1")
 
 
 PATHS = ["releases/a/migrations/001_tables.py", "releases/b/migrations/001_tables.py", "releases/b/migrations/002_more.py"]
@@ -194,3 +282,22 @@ def test_files_that_a_user_removes_meanwhile_are_passed_over(tmp_path, monkeypat
     (tmp_path / "link.png").symlink_to("kept.png")
     monkeypatch.setattr(backup.os, "walk", lambda place: [(place, [], ["kept.png", "gone.png", "link.png"])])
     assert list(backup.walk(str(tmp_path))) == [(f"{tmp_path}/kept.png", 4)]
+
+
+@pytest.mark.parametrize(
+    ("there", "is_ours"),
+    [
+        ({"15/main/global/pg_control": 7000, "17/main/global/pg_control": 7002}, False),
+        ({"15/main/global/pg_control": 7001, "17/main/global/pg_control": 7002}, True),
+        # By hard links.
+        ({"15/main/global/pg_control.old": 7001, "17/main/global/pg_control": 7002}, True),
+        ({"17/main/global/pg_control": 7002}, False),
+    ],
+)
+def test_a_repository_is_of_the_server_that_was_upgraded_or_of_another(tmp_path, there, is_ours):
+    for path, identifier in there.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(identifier.to_bytes(8, sys.byteorder) + b"more")
+    host = backup.Host({"site": "throat", "database": "throat", "repositories": [], "state_dir": "", "stanza": "throat", "data_dir": str(tmp_path / "17/main")})
+    host.by_itself = lambda *_arguments: types.SimpleNamespace(stdout=INFO)
+    assert host.is_own_past({}) is is_ours

@@ -22,10 +22,12 @@ PAGES = [
 OWNERS = ("site", *plan.ROLES)
 VARIABLES = {name for owner in OWNERS for name in plan.options(owner)}
 # Groups of the inventory, what a site of the configuration "test" is called on its host, and databases of a site that moves.
-NOT_VARIABLES = {"throat_gunicorn", "throat_build", "throat_old", "throat_test", "throat_before_move", "throat_restored"}
+NOT_VARIABLES = {"throat_gunicorn", "throat_build", "throat_old", "throat_test", "throat_before_move", "throat_egress", "throat_restored"}
+# What hosts tell Prometheus has names of its own.
+METRICS = set(re.findall(r"\bthroat_\w+", (ROOT / "roles/throat_metrics/files/metrics.py").read_text() + (ROOT / "roles/throat_metrics/templates/etc/mtail/throat.mtail.j2").read_text()))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 # What the action plugin puts in the place of secrets that the first run makes.
-SECRETS = dict.fromkeys(plan.SECRETS, "made-by-the-first-run")
+SECRETS = dict.fromkeys(plan.SECRETS | plan.CLUSTER_SECRETS, "made-by-the-first-run")
 
 
 def name_of(page):
@@ -122,8 +124,8 @@ def test_what_is_typed_is_there(page):
 def test_variables_are_specified(page):
     prefixes = "|".join((*plan.ROLES, "throat"))
     for text in code(page):
-        for name in re.findall(rf"(?<![\w./$-])((?:{prefixes})_\w+)", text):
-            assert name in VARIABLES | NOT_VARIABLES, name
+        for name in re.findall(rf"(?<![\w./$-])((?:{prefixes})_\w+)\b(?!\.yml)", text):
+            assert name in VARIABLES | NOT_VARIABLES | METRICS, name
 
 
 def test_blocks_are_of_a_kind_that_is_tested():
@@ -141,7 +143,7 @@ def test_site_in_ten_lines():
     (text,) = [text for language, text in blocks(ROOT / "README.md") if language == "yaml"]
     assert len(text.splitlines()) == 10
     made = plan.make(*read(yaml.safe_load(text), SECRETS))
-    assert set(made["hosts"]["throat1"]) == {"site", *plan.ROLES} - {"firewall"}
+    assert set(made["hosts"]["throat1"]) == {"site", *plan.ROLES} - {"firewall", "throat_metrics", "monitoring", "etcd", "haproxy"}
 
 
 @pytest.mark.parametrize(("page", "play"), PLAYS, ids=lambda part: name_of(part) if isinstance(part, pathlib.Path) else "")

@@ -10,7 +10,7 @@ import urllib.parse
 
 import pytest
 import yaml
-from ansible_collections.throat.stack.plugins.plugin_utils import database, plan, shown
+from ansible_collections.throat.stack.plugins.plugin_utils import backup, database, egress, plan, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +102,12 @@ def test_password_of_any_kind_stands_in_the_address_of_redis():
     assert made["redis"]["password"] == "Zm9v/aGVs+bG8=:@#%"
 
 
+def test_what_an_earlier_plan_of_the_run_has_given_a_host_is_no_variable_of_the_inventory():
+    first = make()
+    given_by_it = {name: part for name, part in first["hosts"]["host1"].items() if name not in plan.options("site")}
+    assert "throat_gunicorn" in given_by_it and make(given_by_it) == first
+
+
 def test_password_of_digits_is_text():
     assert make({"throat_database_password": 12345678})["hosts"]["host1"]["postgres"]["users"][0]["password"] == "12345678"
 
@@ -135,7 +141,7 @@ def test_host_names_have_no_case():
 
 def test_one_host_has_all_and_speaks_to_itself_over_sockets():
     made = make()["hosts"]["host1"]
-    assert set(made) == {"site", *plan.ROLES} - {"firewall"}
+    assert set(made) == {"site", *plan.ROLES} - {"firewall", "throat_metrics", "monitoring", "etcd", "haproxy"}
     assert made["throat_gunicorn"]["database"] == {"host": "/run/postgresql", "port": 6432, "name": "throat", "user": "throat"}
     assert made["postgres"]["listen_addresses"] == made["redis"]["listen_addresses"] == ["127.0.0.1"]
     assert made["throat_gunicorn"]["database_password"] == ""
@@ -152,17 +158,49 @@ def test_tiers_on_hosts_of_their_own_listen_where_their_clients_come_from():
     ]
 
 
+CLUSTER = {f"host{number}": {"throat_address": f"10.0.0.{number}", "throat_backup": False, "throat_cluster_password": "cluster-secret"} for number in (1, 2, 3, 4)}
+
+
+def cluster(groups=None):
+    return make(hosts=CLUSTER, groups={"throat": list(CLUSTER), "postgres": ["host2", "host3", "host4"], **(groups or {})})
+
+
+def test_whoever_has_clients_of_a_cluster_asks_itself_who_leads():
+    made = cluster()
+    assert made["refusals"] == []
+    hosts = made["hosts"]
+    assert [host for host, roles in hosts.items() if "etcd" in roles] == ["host2", "host3", "host4"]
+    assert [host for host, roles in hosts.items() if "haproxy" in roles] == ["host1"]
+    assert hosts["host1"]["pgbouncer"]["databases"] == [{"name": "throat", "host": "127.0.0.1", "port": 6431, "user": "throat", "password": "database-secret"}]
+    assert hosts["host1"]["throat_gunicorn"]["migration_database"]["host"] == "127.0.0.1"
+    assert [server["address"] for server in hosts["host1"]["haproxy"]["servers"]] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    ports = {service["name"]: set(service["addresses"]) for service in hosts["host2"]["firewall"]["services"]}
+    members = {"10.0.0.3", "10.0.0.4"}
+    assert ports == {"postgres": {"10.0.0.1"} | members, "etcd": members, "etcd-peers": members, "patroni": {"10.0.0.1"} | members}
+    assert "9" in made["budget"].split("whoever of them leads")[1].split("\n")[0]
+    # What a member proves itself with is nobody's on the other hosts.
+    assert "cluster-secret" not in json.dumps(hosts["host1"])
+
+
+def test_etcd_may_have_hosts_of_its_own():
+    groups = {"postgres": ["host1", "host2", "host3"], "etcd": ["host2", "host3", "host4"]}
+    hosts = cluster(groups)["hosts"]
+    assert [host for host, roles in hosts.items() if "etcd" in roles] == ["host2", "host3", "host4"]
+    assert {service["name"] for service in hosts["host4"]["firewall"]["services"]} == {"etcd", "etcd-peers"}
+    assert [voter["address"] for voter in hosts["host1"]["postgres"]["etcd"]] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+
+
 def test_each_host_backs_up_what_it_has_and_what_hosts_share_is_backed_up_once():
     hosts = {f"host{number}": {"throat_address": f"10.0.0.{number}"} for number in (1, 2, 3)}
     groups = {"throat": list(hosts), "postgres": ["host1"], "redis": ["host1"], "pgbouncer": ["host2", "host3"], "throat_gunicorn": ["host2", "host3"], "nginx": ["host2"]}
-    made = make({"throat_backup_copies": [{"path": "/mnt/backup"}]}, hosts, groups)["hosts"]
+    made = make({"throat_backup_repositories": [{"type": "local"}, {"path": "/mnt/backup"}]}, hosts, groups)["hosts"]
     role = {host: roles["throat_backup"] for host, roles in made.items() if "throat_backup" in roles}
     told = {host: (arguments["database"], arguments["files"], arguments["mount"]) for host, arguments in role.items()}
     assert told == {
         "host1": ("throat", [], ""),
         "host2": ("", ["/var/lib/throat/uploads", "/var/lib/throat/thumbs", "/etc/throat"], "/var/lib/throat"),
     }
-    assert made["host1"]["site"]["backup_warning"] == "" and made["host1"]["postgres"]["archive_command"] == "pgbackrest --stanza=throat archive-push %p"
+    assert made["host1"]["site"]["backup_warning"] == "" and made["host1"]["postgres"]["archive_command"] == "timeout 120 pgbackrest --stanza=throat archive-push %p"
     assert "host1, host2 are on its own disk" in make({}, hosts, groups)["hosts"]["host1"]["site"]["backup_warning"]
 
 
@@ -170,7 +208,7 @@ def test_a_second_site_leaves_the_archive_to_production_and_a_site_may_have_none
     mine = {"throat_gunicorn_config_name": "test", "throat_database_pooling": "none", "postgres_max_connections": 1100}
     second = make(mine, groups={"pgbouncer": []})["hosts"]["host1"]
     assert second["postgres"]["archive_command"] == "" and not second["throat_backup"]["cluster"]
-    assert second["throat_backup"]["repository"] == "/var/lib/throat_test-backup/repository"
+    assert [found["place"] for found in backup.repositories(second["throat_backup"])] == ["/var/lib/throat_test-backup/repository"]
     without = make({"throat_backup": False, "throat_backup_key": None})["hosts"]["host1"]
     assert "throat_backup" not in without and without["postgres"]["archive_command"] == "" and "no backups" in without["site"]["backup_warning"]
 
@@ -219,3 +257,34 @@ def test_playbook_shows_the_plan_and_writes_it_for_machines(tmp_path):
     assert data["hosts"]["throat-stack-app"]["redis"]["password"] == "set"
     assert data["hosts"]["throat-stack-db"]["postgres"]["users"][0]["password"] == "set"
     assert not (inventory / ".secrets").exists()
+
+
+def test_exception_for_an_address_within_a_network_opens_that_network_alone():
+    made = plan.make({"host1": {**SITE, "throat_gunicorn_egress": [{"name": "mail", "addresses": ["10.0.9.5/24"], "port": 25}]}}, GROUPS)
+    assert made["refusals"] == []
+    assert 'ip daddr 10.0.9.5/24 tcp dport { 25 } accept comment "mail"' in egress.egress_rules(made["hosts"]["host1"]["throat_gunicorn"])
+
+
+def test_workers_reach_their_tiers_wherever_those_are_and_what_the_operator_says():
+    groups = {"throat": ["app", "db"], "throat_gunicorn": ["app"], "pgbouncer": ["db"], "nginx": ["app", "db"], "redis": ["db"], "postgres": ["db"]}
+    mail = {"throat_gunicorn_egress": [{"name": "mail", "addresses": ["10.0.9.0/24", "fd00::9"], "port": 25}, {"name": "store", "addresses": ["10.0.8.1"]}]}
+    made = plan.make({host: {**SITE, **mail, "ansible_host": f"10.0.0.{number}"} for number, host in enumerate(groups["throat"], 1)}, groups)
+    assert made["refusals"] == []
+    rules = egress.egress_rules(made["hosts"]["app"]["throat_gunicorn"])
+    assert rules == [
+        'ip daddr 10.0.0.2 tcp dport { 6432 } accept comment "database"',
+        'ip daddr 10.0.0.2 tcp dport { 5432 } accept comment "migrations"',
+        'ip daddr 10.0.0.2 tcp dport { 6379 } accept comment "redis"',
+        'fib daddr type local tcp dport { 80, 443 } accept comment "web"',
+        'ip daddr 10.0.0.2 tcp dport { 80, 443 } accept comment "web"',
+        'ip daddr 10.0.0.1 tcp dport { 5011 } accept comment "workers"',
+        'ip daddr 10.0.0.1 tcp dport { 5012 } accept comment "workers"',
+        'ip daddr 10.0.9.0/24 tcp dport { 25 } accept comment "mail"',
+        'ip6 daddr fd00::9 tcp dport { 25 } accept comment "mail"',
+        'ip daddr 10.0.8.1 meta l4proto tcp accept comment "store"',
+    ]
+    written = "".join(f"        {rule}\n" for rule in [*rules, 'ip daddr 10.0.0.7 tcp dport { 6379 } accept comment "redis"'])
+    assert egress.egress_before(written, rules) == ['ip daddr 10.0.0.7 tcp dport { 6379 } accept comment "redis"']
+    # By the sockets of its own host a site needs none, but for Redis and the web.
+    alone = egress.egress_rules(make()["hosts"]["host1"]["throat_gunicorn"])
+    assert alone == ['fib daddr type local tcp dport { 6379 } accept comment "redis"', 'fib daddr type local tcp dport { 80, 443 } accept comment "web"']

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import yaml
-from ansible_collections.throat.stack.plugins.action import deploy_lock
+from ansible_collections.throat.stack.plugins.module_utils import clusters
 from ansible_collections.throat.stack.plugins.modules import look
 from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, looked, move, routes, topology, workers
 
@@ -143,7 +143,7 @@ def test_every_worker_set_of_the_design_is_accepted(entries):
         ([*GOOD, {"name": "t", "class": "socketio"}], "two workers of class socketio"),
         ([*GOOD, {"name": "sync", "class": "gevent"}], "named twice"),
         ([*GOOD, {"name": "A b", "class": "gevent"}], "rename it"),
-        ([*GOOD, {"name": "follow-redis", "class": "gevent"}], "belongs to a unit of the role; rename it"),
+        ([*GOOD, {"name": "follow-redis", "class": "gevent"}], "belongs to a unit of ours; rename it"),
         ([*GOOD, {"name": "g", "class": "gevent", "connections": 0}], "must be a whole number of 1 or more"),
         ([*GOOD, {"name": "g", "class": "gevent", "threads": 4}], "only a sync worker has threads"),
     ],
@@ -496,45 +496,6 @@ def test_one_host_needs_no_address():
     assert topology.address_errors({"only": {}}, groups) == []
 
 
-@pytest.mark.parametrize(
-    ("holder", "seconds", "stale"),
-    [
-        ("ann@laptop pid 7", 10, False),
-        ("ann@laptop pid 8", 10, True),
-        ("ann@laptop pid 7", 9999, False),
-        ("bob@other pid 8", 10, False),
-        ("bob@other pid 8", 9999, True),
-        ("", 10, False),
-        ("", 9999, True),
-    ],
-    ids=["runs here", "killed here", "runs here for long", "runs elsewhere", "silent elsewhere", "nobody's", "nobody's for long"],
-)
-def test_lock_of_a_deploy_is_overridden_when_that_deploy_is_dead(holder, seconds, stale):
-    assert deploy_lock.is_stale(holder, seconds, "ann@laptop pid 1", alive=lambda pid: pid == "7") is stale
-
-
-@pytest.mark.parametrize(("name", "runs"), [("ansible-playbook", True), ("backup", False)])
-def test_number_of_a_run_that_has_ended_may_be_another_programs(name, runs):
-    with subprocess.Popen(["bash", "-c", f"exec -a {name} sleep 60"]) as process:
-        while name not in pathlib.Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")[0]:
-            time.sleep(0.01)
-        assert deploy_lock.is_running(str(process.pid)) is runs
-        process.kill()
-    assert not deploy_lock.is_running(str(process.pid))
-
-
-def test_lock_is_one_runs_whole_or_not_there(tmp_path):
-    def take(me, expected=None):
-        return subprocess.run(["sh", "-ec", deploy_lock.TAKE, "sh", tmp_path / "lock", me, expected or me], check=True, capture_output=True, text=True).stdout.split("\n", 2)
-
-    assert take("ann pid 1") == take("ann pid 1") == ["taken", ""] and take("bob pid 2")[2] == "ann pid 1\n"
-    # Of two who find it stale, one takes it over.
-    assert take("bob pid 2", "ann pid 1")[0] == "taken" and take("eve pid 3", "ann pid 1")[2] == "bob pid 2\n"
-    (tmp_path / "lock").write_text("")
-    assert take("ann pid 1")[2] == ""
-    assert "of somebody (the lock says nothing, and not who), since 12:00" in deploy_lock.refusal("", "12:00", "/run/lock", "db1")
-
-
 def test_a_package_counts_only_while_it_is_installed():
     assert look.packages("ii  redis-server\nrc  nginx\nhi  curl\nii  libc6\nii  libc6\nun  apache2\n") == ["curl", "libc6", "redis-server"]
 
@@ -616,11 +577,12 @@ FACTS = {
     "foreign_pools": [],
     "distribution_major_version": "13",
     "debian_postgres": "17",
+    "postgres_version": "17",
+    "postgres_rivals": [],
+    "postgres_upgrade": "",
+    "packages": ["postgresql-15", "postgresql-17"],
     "files": {"/c": {"public_key": "1"}, "/k": {"public_key": "1"}, "/other": {"public_key": "2"}, "/closed": {"public_key": ""}},
 }
-
-
-OURS = {"content": "# BEGIN throat.stack: made by Ansible, edits are lost\n"}
 
 
 @pytest.mark.parametrize(
@@ -647,12 +609,23 @@ OURS = {"content": "# BEGIN throat.stack: made by Ansible, edits are lost\n"}
         ({"postgres": {"server_settings": False, "site": "throat", "tls_certificate": "/c", "tls_key": "/closed"}, "pgbouncer": {"port": 6432, "tls_certificate": "/none", "tls_key": "/none"}}, {}, []),
         ({"pgbouncer": {"port": 6432}}, {"foreign_pools": ["shop"]}, ["pgbouncer: /etc/pgbouncer/pgbouncer.ini of db1 serves shop already"]),
         ({"redis": {"port": 6379}}, {}, []),
+        # A host of the next Debian goes on with the version that has the data.
+        ({"postgres": {"server_settings": False, "site": "throat"}}, {"postgres_version": "15"}, []),
         (
             {"postgres": {"server_settings": False, "site": "throat"}},
-            {"files": {"/etc/postgresql/15/main/pg_hba.conf": OURS, "/etc/postgresql/17/main/pg_hba.conf": {"content": "local all all peer\n"}}},
-            ["postgres: the database of the site is in PostgreSQL 15 of db1, but this Debian has 17, whose cluster is empty; close the site, bring it over (pg_dropcluster"],
+            {"postgres_version": "15", "packages": ["postgresql-17"]},
+            ["postgres: the data is in PostgreSQL 15 of db1, whose programs are gone; install postgresql-15"],
         ),
-        ({"postgres": {"server_settings": False, "site": "throat"}}, {"files": {f"/etc/postgresql/{version}/main/pg_hba.conf": OURS for version in (15, 17)}}, []),
+        (
+            {"postgres": {"server_settings": False, "site": "throat"}},
+            {"postgres_version": "15", "postgres_rivals": ["15", "17"]},
+            ["postgres: PostgreSQL 15 and 17 of db1 both have sites and start at boot"],
+        ),
+        (
+            {"postgres": {"server_settings": False, "site": "throat"}},
+            {"postgres_version": "15", "postgres_rivals": ["15", "17"], "postgres_upgrade": "15 17 copy"},
+            ["postgres: the way of db1 from PostgreSQL 15 to 17 has not come to its end; run playbooks/postgres_upgrade.yml again"],
+        ),
         ({"site": {"apps": []}, "throat_gunicorn": {"runtime": "native"}}, {"distribution_major_version": "12"}, ["throat_gunicorn: db1 runs Debian 12, but the host that builds its release runs Debian 13"]),
         ({"site": {"apps": []}, "throat_gunicorn": {"runtime": "container"}}, {"distribution_major_version": "12"}, []),
     ],
@@ -660,6 +633,43 @@ OURS = {"content": "# BEGIN throat.stack: made by Ansible, edits are lost\n"}
 def test_what_was_there_before_and_stands_in_the_way_is_named(roles, facts, said):
     lines = looked.host_errors(roles, {**FACTS, **facts}, "db1", {"distribution_major_version": "13"})
     assert len(lines) == len(said) and all(line.startswith(begin) for line, begin in zip(lines, said))
+
+
+def test_an_upgrade_of_postgres_goes_on_where_it_was_cut_short_but_knows_its_cluster():
+    roles, builder = {"postgres": {"server_settings": False, "site": "throat"}}, {}
+    unfinished = {**FACTS, "postgres_version": "15", "postgres_rivals": ["15", "17"], "postgres_upgrade": "15 17 copy"}
+    assert looked.host_errors(roles, unfinished, "db1", builder, True) == []
+    assert len(looked.host_errors(roles, {**unfinished, "postgres_upgrade": ""}, "db1", builder, True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        ({}, []),
+        ({"17": ""}, ["17"]),
+        # The next Debian has made an empty one beside ours.
+        ({"15": "throat", "17": ""}, ["15"]),
+        ({"9.6": "", "15": "", "17": ""}, ["17"]),
+        # A second site alone, and both.
+        ({"15": "throat_test", "17": ""}, ["15"]),
+        # After an upgrade, and after the way back.
+        ({"15": "throat manual", "17": "throat"}, ["17"]),
+        ({"15": "throat", "17": "throat manual"}, ["15"]),
+        # Cut short: the one that was there first.
+        ({"15": "throat", "17": "throat"}, ["15", "17"]),
+        ({"15": "throat manual", "17": "throat manual"}, ["17"]),
+        ({"15": "throat disabled", "17": ""}, ["15"]),
+    ],
+)
+def test_cluster_in_force_is_the_one_that_has_the_data_and_starts_at_boot(tmp_path, there, found):
+    for version, words in there.items():
+        directory = tmp_path / version / "main"
+        directory.mkdir(parents=True)
+        site, _, start = words.partition(" ")
+        block = looked.block_marker(site).format(mark="BEGIN") + "\n" if site else ""
+        (directory / "pg_hba.conf").write_text(f"# Debian's\n{block}local all all peer\n")
+        (directory / "start.conf").write_text(f"#   manual: manual startup only\n\n{start or 'auto'}\n")
+    assert clusters.in_force(str(tmp_path)) == found
 
 
 def test_certificates_and_keys_are_looked_for_wherever_they_are():

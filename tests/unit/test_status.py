@@ -42,6 +42,7 @@ def answer(roles, host):
     for part, option in (("web", "web"), ("requests", "web"), ("postgres", "postgres"), ("pgbouncer", "pgbouncer"), ("redis", "redis")):
         if option not in asked:
             del known[part]
+    known["nft_tables"] = ["inet throat", "inet throat_egress"]
     if not asked["workers"]:
         known |= {"release": None, "migrations": []}
     if known.get("pgbouncer"):
@@ -96,7 +97,7 @@ BROKEN = [
     ("migration lacks", put("migrations", ["001_tables", "002_settings", "003_more"]), "broken", "migrations", "first 003_more", "site.yml"),
     ("nginx stopped", stopped("nginx.service"), "broken", "nginx", "inactive", "systemctl start nginx"),
     ("not at boot", put("units", "nginx.service", "enabled", "disabled"), "warning", "nginx", "at boot", "systemctl enable nginx"),
-    ("nginx hangs", put("web", "health", {"status": 0, "seconds": 8, "release": ""}), "broken", "nginx", "not answer within 8 s", "nginx -t"),
+    ("nginx hangs", lambda known: known["web"].update(health={"status": 0, "seconds": 8, "release": ""}, certificate={}), "broken", "nginx", "not answer within 8 s", "nginx -t"),
     ("way cut", put("web", "health", {"status": 503, "seconds": 2, "release": ""}), "broken", "way to the workers", "503", "throat.error.log"),
     ("closed", put("web", "is_closed", True), "warning", "maintenance", "closed", "-e maintenance=off"),
     ("no certificate", put("web", "certificate", {}), "broken", "certificate", "none is shown", "nginx -t"),
@@ -133,10 +134,12 @@ BROKEN = [
     ("reboot", put("reboot", "kernel 6.1.0-30 runs, 6.1.0-31 is installed"), "warning", "reboot", "6.1.0-31", "reboot"),
     ("updates", put("updates", {"waiting": 9, "security": 3, "known": NOW}), "warning", "updates", "3 for security", "apt-get upgrade"),
     ("backup is old", put("backups", {"backup": {"at": NOW - 3 * 86400, "ok": True, "said": ""}}), "warning", "backup", "3 d ago", "throat-backup"),
-    ("backup failed", put("backups", {"backup": {"at": NOW - 60, "ok": False, "said": "the disk is full"}}), "broken", "backup", "1 min ago, has failed: the disk is full", "journalctl"),
+    ("backup failed", lambda known: known.update(backups={"backup": {"at": NOW - 60, "ok": False, "said": "the disk is full"}}, failed=["throat-backup@full.service"]), "broken", "backup", "1 min ago, has failed: the disk is full", "journalctl"),
+    ("backup crashed", put("failed", ["throat-backup@full.service"]), "warning", "unit throat-backup@full", "has failed", "systemctl status throat-backup@full"),
     ("never a backup", put("backups_since", NOW - 4 * 86400), "warning", "backup", "never run", "list-timers"),
     ("archive", put("postgres", "archive_fails", NOW - 600), "warning", "archive", "since 10 min", "throat-backup list"),
     ("stand-in", lambda known: known["units"].update({"throat-sync_next.service": dict(known["units"]["nginx.service"])}), "warning", "workers", "_next.service", "site.yml"),
+    ("egress flushed", put("nft_tables", []), "broken", "egress of the workers", "no table inet throat_egress", "nft -f /etc/throat/egress.nft"),
     ("no drill", put("backups", {"backup": {"at": NOW, "ok": True, "said": ""}, "drill": {"at": NOW - 99 * 86400, "ok": True, "said": ""}}), "warning", "drill", "99 d ago", "journalctl"),
 ]
 
@@ -185,6 +188,25 @@ def test_exactly_the_line_of_what_is_broken_turns(change, level, subject, seen, 
     text = status.status_text(told)
     assert max(map(len, text.splitlines())) <= status.WIDTH or len(found["command"]) > 90
     assert found["command"] in text
+
+
+def test_way_to_the_database_that_is_cut_is_the_cause_of_workers_that_hang():
+    made = planned(EIGHT)
+    results = answers(made)
+    results["pooler"]["probe"]["pgbouncer"]["reaches"] = False
+    for host in ("app1", "app2", "app3"):
+        put("workers", "sync", {"status": 0, "seconds": 5, "release": ""})(results[host]["probe"])
+    (found,) = wrong(report(made, results))
+    assert (found["host"], found["subject"]) == ("pooler", "way to PostgreSQL") and "pg_isready -h 10.0.0.7" in found["command"]
+    assert len(found["so"]) == 3
+
+
+def test_host_keeps_of_its_pooler_where_that_asks_and_no_password():
+    roles = copy.deepcopy(planned(EIGHT)["hosts"]["pooler"])
+    roles["pgbouncer"]["databases"][0] |= {"user": "throat", "password": "which-nobody-sees"}
+    kept = status.status_plan(roles)
+    assert "which-nobody-sees" not in json.dumps(kept)
+    assert status.status_questions(kept, "pooler")["pgbouncer"]["server"] == status.status_questions(roles, "pooler")["pgbouncer"]["server"] == ["10.0.0.7", "5432"]
 
 
 def test_cases_have_names_of_their_own_and_are_many():
@@ -440,3 +462,38 @@ def test_updates_are_counted():
         f"ours:\n  Installed: 1\n  Candidate: 1\n  Version table:\n *** 1 100\n{status}"
     )
     assert probe.updates(said) == {"waiting": 2, "security": 1}
+
+
+# What Patroni of three hosts has said.
+MEMBERS = [
+    {"name": "db1", "role": "sync_standby", "state": "streaming", "lag": 0},
+    {"name": "db2", "role": "replica", "state": "streaming", "lag": 0},
+    {"name": "db3", "role": "leader", "state": "running"},
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda probes: None, []),
+        (lambda probes: [put("postgres", "leader", "")(probes[host]) for host in ("db1", "db2", "db3")], [("broken", host, "nobody leads") for host in ("db1", "db2", "db3")]),
+        (lambda probes: probes["db3"]["postgres"]["members"][1].update(state="stopped"), [("warning", "db3", "db2 does not follow: stopped")]),
+        (lambda probes: probes["db3"]["postgres"]["members"].pop(0), [("warning", "db3", "db1 does not follow: unknown to the cluster")]),
+        (lambda probes: probes["db3"]["postgres"]["members"][1].update(lag=3 << 30), [("warning", "db3", "db2 lags by 3.2 GB")]),
+        (lambda probes: put("etcd", "has_majority", False)(probes["db1"]), [("broken", "db1", "has no majority")]),
+        (lambda probes: stopped("pgbouncer-follow-leader.service")(probes["app"]), [("broken", "app", "pgbouncer-follow-leader.service is inactive for 2 min")]),
+    ],
+)
+def test_cluster_says_who_leads_and_who_follows(change, says):
+    databases = ["db1", "db2", "db3"]
+    groups = {"throat": ["app", *databases], "postgres": databases, **{name: ["app"] for name in ("pgbouncer", "redis", "throat_gunicorn", "nginx")}}
+    made = planned(groups, throat_backup=False, throat_cluster_password="cluster-secret-which-nobody-sees")
+    results = answers(made)
+    probes = {host: result["probe"] for host, result in results.items()}
+    for host in databases:
+        probes[host]["postgres"] |= {"unit": "patroni@17-main", "leader": "db3", "members": copy.deepcopy(MEMBERS)}
+        probes[host]["etcd"] = {"answers": True, "has_majority": True}
+    change(probes)
+    told = report(made, results)
+    assert [(finding["level"], finding["host"], finding["seen"]) for finding in wrong(told)] == says
+    assert not says or all(finding["command"] for finding in wrong(told))

@@ -11,9 +11,7 @@ import sys
 import pytest
 
 from conftest import APP, ROOT
-
-WORKERS = ["throat-sync", "throat-gevent", "throat-socketio"]
-UNITS = [*WORKERS, "nginx", "pgbouncer", "redis-server", "postgresql@17-main"]
+from restarts import WORKERS, restarted_since
 
 
 @pytest.fixture
@@ -24,20 +22,7 @@ def pause() -> float:
 
 @pytest.fixture
 def restarted(host):
-    """Call it for the units that systemd has started anew since the last call."""
-
-    def starts() -> dict[str, str]:
-        return {unit: host.check_output("systemctl show -p InvocationID -p ActiveState %s", unit) for unit in UNITS}
-
-    seen = starts()
-
-    def ask() -> set[str]:
-        nonlocal seen
-        before, seen = seen, starts()
-        assert all("ActiveState=active" in state for unit, state in seen.items())
-        return {unit for unit in UNITS if before[unit] != seen[unit]}
-
-    return ask
+    return restarted_since(host)
 
 
 def query(host, password: str, port: int) -> bool:
@@ -46,29 +31,11 @@ def query(host, password: str, port: int) -> bool:
     return done.stdout.strip() == "1"
 
 
-def test_check_mode_and_a_second_run_change_and_restart_nothing(run_site, restarted):
-    assert run_site({}, "--check", "--diff").changed == 0
-    assert run_site().changed == 0
-    assert restarted() == set()
-
-
-def test_changed_workers_restart_alone_and_one_moves_to_another_socket(host, run_site, restarted, workers, answers_again, visitors):
-    altered = {"gevent": {"connections": 41}, "sync": {"listen": "127.0.0.1:5055"}}
-    moved = {"throat_gunicorn_workers": [{**worker, **altered.get(worker["name"], {})} for worker in workers]}
-    # As far as a run comes that stops before nginx: it asks at the old address, which is open as well.
-    run_site(moved, "--tags", "throat_gunicorn")
-    assert restarted() == {"throat-gevent", "throat-sync"}
-    assert host.socket("tcp://127.0.0.1:5055").is_listening and host.file("/run/throat/sync.sock").exists
-    run_site(moved)
-    assert restarted() == {"throat-sync"}
-    assert "--worker-connections 41" in host.check_output("tr '\\0' ' ' < /proc/$(systemctl show -p MainPID --value throat-gevent)/cmdline")
-    assert host.socket("tcp://127.0.0.1:5055").is_listening and not host.file("/run/throat/sync.sock").exists
-    answers_again(5)
-    run_site({}, "--tags", "throat_gunicorn,nginx")
-    assert restarted() == {"throat-gevent", "throat-sync"}
-    assert host.file("/run/throat/sync.sock").exists and not host.socket("tcp://127.0.0.1:5055").is_listening
-    assert visitors.failed() == []
-    answers_again(5)
+def test_check_mode_tells_what_would_be_done_to_the_sites_database_and_does_nothing(run_site, restarted):
+    run = run_site({"throat_gunicorn_site_settings": {"name": "Another name"}}, "--check", "--diff")
+    assert run.changed == 1 and "site.name" in run.said
+    # Nor has it done that, or the next run would change it back.
+    assert run_site({}, "--tags", "throat_gunicorn").changed == 0 and restarted() == set()
 
 
 def test_worker_that_cannot_serve_where_it_has_moved_goes_back(host, run_site, workers, visitors):
@@ -81,40 +48,12 @@ def test_worker_that_cannot_serve_where_it_has_moved_goes_back(host, run_site, w
 
 
 def test_change_that_an_interrupted_run_did_not_apply_is_applied_by_the_next(host, run_site, restarted):
-    # As if the run had died right after it wrote the file.
-    host.check_output("sleep 1; touch /etc/throat/config.yaml /etc/ssl/certs/ssl-cert-snakeoil.pem")
-    assert run_site({}, "--tags", "postgres,throat_gunicorn").changed == len(WORKERS) + 1
-    assert restarted() == set()  # reloaded, which is enough for config.yaml and for a certificate
-    host.check_output("sleep 1; touch /etc/systemd/system/throat-gevent.service")
-    run_site({}, "--tags", "throat_gunicorn")
+    # As if the run had died right after it wrote the files.
+    host.check_output("sleep 1; touch /etc/throat/config.yaml /etc/ssl/certs/ssl-cert-snakeoil.pem /etc/systemd/system/throat-gevent.service")
+    run = run_site({}, "--tags", "postgres,throat_gunicorn")
+    # One is restarted while another serves, which is four tasks; a reload of the others is enough for config.yaml and for a certificate.
     assert restarted() == {"throat-gevent"}
-    assert run_site({}, "--tags", "throat_gunicorn").changed == 0
-
-
-def test_certificate_of_the_operator_is_served_once_it_is_renewed_and_only_with_its_key(host, run_site, restarted):
-    def serve(number: int, *names: str) -> None:
-        """Put files where the inventory has them, with the date that they were made at, as rsync does."""
-        host.check_output(f"cd /run/test-pairs; for name in {' '.join(names)}; do cp -p ${{name}}{number} /etc/ssl/private/mine.$name; done")
-
-    def served() -> str:
-        return host.check_output("openssl s_client -connect localhost:8444 -servername localhost </dev/null 2>/dev/null | openssl x509 -noout -serial")
-
-    make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -set_serial 0x2$n -keyout key$n -out pem$n"
-    host.check_output(f"mkdir -p /run/test-pairs; cd /run/test-pairs; for n in 1 2; do {make}; done 2>/dev/null; touch -d 2020-01-01 *")
-    files = {"nginx_tls_mode": "files", "nginx_tls_certificate": "/etc/ssl/private/mine.pem", "nginx_tls_key": "/etc/ssl/private/mine.key", "throat_check_certificate": False}
-    serve(1, "pem", "key")
-    run_site(files, "--tags", "nginx")
-    assert served() == "serial=21"
-    serve(2, "pem")
-    refused = run_site(files, "--tags", "nginx", check=False)
-    assert refused.returncode != 0 and refused.changed == 0
-    assert "nginx_tls_certificate: /etc/ssl/private/mine.pem of throat-stack-default does not belong to the key /etc/ssl/private/mine.key" in refused.said
-    serve(2, "key")
-    assert run_site(files, "--tags", "nginx").changed == 1
-    assert served() == "serial=22"
-    run_site({}, "--tags", "nginx")
-    assert restarted() == set() and served() not in ("serial=21", "serial=22")
-    host.check_output("rm -r /run/test-pairs /etc/ssl/private/mine.*")
+    assert run.changed == 4 + len({*WORKERS, "postgresql"} - {"throat-gevent"}), run.output
 
 
 KILLED = {
@@ -138,8 +77,11 @@ KILLED = {
 
 
 @pytest.fixture
-def run_until(scenario):
-    """Run the site and kill the run, as the kernel would, right after a changed task that is wanted: a function of its role and its number. Returns whether it came to that."""
+def run_until(scenario, on_host):
+    """Run the site and kill the run, as the kernel would, right after a changed task that is wanted: a function of its role and its number. Returns whether it came to that.
+
+    And waits until all has ended that the run had begun on the host, or the next one is refused.
+    """
 
     def run(variables: dict, wanted) -> bool:
         command = ["ansible-playbook", "-i", str(scenario / "inventory"), "playbooks/site.yml", "-e", json.dumps(variables)]
@@ -153,25 +95,46 @@ def run_until(scenario):
                     number += 1
                     if wanted(role, number):
                         os.killpg(run.pid, signal.SIGKILL)
+        on_host("timeout 60 sh -c 'while systemctl --quiet is-active ansible-throat; do sleep 0.2; done'")
         return run.returncode == -signal.SIGKILL
 
     return run
 
 
-def test_service_learns_of_its_file_although_the_run_died_right_after_writing_it(host, run_site, run_until, restarted, secrets, answers_again):
-    changed = {}
-    for role, (variables, ask, said, units) in KILLED.items():
-        changed |= variables
-        assert run_until(changed, lambda at, number, role=role: at == role), f"nothing of {role} was changed"
-        question = ask.format(**secrets)
-        assert host.run(question).stdout.strip() != said
-        again = run_site(changed)
-        assert host.run(question).stdout.strip() == said, again.output
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    """The collection as it is published, installed outside the checkout: how to run its playbooks."""
+    directory = tmp_path_factory.mktemp("artifact")
+    (directory / "ansible.cfg").touch()
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(directory / "collections"), "ANSIBLE_CONFIG": str(directory / "ansible.cfg")}
+    tool = str(pathlib.Path(sys.executable).with_name("ansible-galaxy"))
+    subprocess.run([tool, "collection", "build", "--output-path", directory, ROOT], check=True, capture_output=True)
+    built = next(directory.glob("throat-stack-*.tar.gz"))
+    subprocess.run([tool, "collection", "install", "--no-deps", "--offline", "-p", directory / "collections", built], check=True, env=environment, capture_output=True)
+    return {"playbook": "throat.stack.site", "cwd": directory, "env": environment}
+
+
+def test_service_learns_of_its_file_although_the_run_died_right_after_writing_it(host, run_site, run_until, restarted, secrets, answers_again, artifact):
+    changed = {name: value for variables, *_ in KILLED.values() for name, value in variables.items()}
+    questions = {role: ask.format(**secrets) for role, (_, ask, _, _) in KILLED.items()}
+    roles = list(KILLED)
+    for role, ahead in zip(roles, [*roles[1:], ""]):
+        _, _, said, units = KILLED[role]
+        if role == roles[0]:
+            assert run_until(changed, lambda at, number: at == roles[0]), f"nothing of {role} was changed"
+        assert host.run(questions[role]).stdout.strip() != said
+        # The run that makes it good dies in its turn, right after it has written the next file.
+        output = ""
+        if ahead:
+            assert run_until(changed, lambda at, number, ahead=ahead: at == ahead), f"nothing of {ahead} was changed"
+        else:
+            output = run_site(changed).output
+        assert host.run(questions[role]).stdout.strip() == said, output
         answers_again(10)
         assert restarted() == units
-    assert run_site(changed).changed == 0
-    run_site()
-    assert run_site().changed == 0
+    assert run_site({**changed, "throat_gunicorn_source": str(APP)}, **artifact).changed == 0
+    # What restarts with another password, which is the next test, is not what restarts with these.
+    run_site({}, "--tags", ",".join(roles))
 
 
 @pytest.mark.campaign
@@ -208,62 +171,25 @@ def test_run_that_is_killed_after_any_change_is_made_good_by_the_next(host, run_
     run_site()
 
 
-def test_check_mode_tells_what_would_be_done_to_the_sites_database(run_site):
-    run = run_site({"throat_gunicorn_site_settings": {"name": "Another name"}}, "--check", "--tags", "throat_gunicorn")
-    assert run.changed == 1 and "site.name" in run.said
-    assert run_site({}, "--tags", "throat_gunicorn").changed == 0
-
-
-def test_removed_worker_loses_its_unit_and_its_upstream(host, run_site, workers, browser, url, visitors):
-    # A unit of the operator's own stays, whatever its name.
-    host.check_output("printf '[Service]\\nExecStart=/bin/true\\n' > /etc/systemd/system/throat-backup.service")
-    run_site({"throat_gunicorn_workers": [worker for worker in workers if worker["name"] != "gevent"]})
-    assert host.run("systemctl list-units --all --no-legend 'throat-gevent*'; systemctl list-unit-files --no-legend 'throat-gevent*'").stdout == ""
-    assert not host.file("/run/throat/gevent.sock").exists
-    host.check_output("rm /etc/systemd/system/throat-backup.service")
-    assert "throat_gevent" not in host.check_output("nginx -T 2>/dev/null")
-    answer = browser.get(f"{url}/register")
-    assert (answer.status_code, answer.headers["X-Ref-Worker"]) == (200, "socketio")
-
-    run_site({}, "--tags", "throat_gunicorn,nginx")
-    answer = browser.get(f"{url}/register")
-    assert (answer.status_code, answer.headers["X-Ref-Worker"]) == (200, "gevent")
-    assert visitors.failed() == []
-
-
-def test_changed_database_password_replaces_the_old_one(host, run_site, restarted, secrets, answers_again):
-    old, new = secrets["database_password"], "another-Password-of-the-database"
-    run_site({"throat_database_password": new})
+def test_changed_secrets_replace_the_old_ones_and_none_is_said_even_with_vvv(host, run_site, restarted, secrets, answers_again):
+    new = {f"throat_{name}": f"another-Value-of-{name}" for name in secrets if name != "backup_key"}
+    passwords = secrets["database_password"], new["throat_database_password"]
+    said = [run_site(new, "-vvv", "--diff")]
     assert {"pgbouncer", "postgresql@17-main", "redis-server"} & restarted() == set()
-    assert [query(host, password, port) for password in (old, new) for port in (5432, 6432)] == [False, False, True, True]
-    answers_again(5)
-    run_site()
-    assert [query(host, password, port) for password in (old, new) for port in (5432, 6432)] == [True, True, False, False]
-    answers_again(5)
-
-
-def test_installed_artifact_works_outside_the_checkout(tmp_path, scenario, run_site):
-    (tmp_path / "ansible.cfg").touch()
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
-    tool = str(pathlib.Path(sys.executable).with_name("ansible-galaxy"))
-    subprocess.run([tool, "collection", "build", "--output-path", tmp_path, ROOT], check=True, capture_output=True)
-    artifact = next(tmp_path.glob("throat-stack-*.tar.gz"))
-    subprocess.run([tool, "collection", "install", "--no-deps", "--offline", "-p", tmp_path / "collections", artifact], check=True, env=environment, capture_output=True)
-    run = run_site({"throat_gunicorn_source": str(APP)}, playbook="throat.stack.site", cwd=tmp_path, env=environment)
-    assert run.changed == 0
-
-
-def test_no_secret_is_said_even_when_each_changes_and_with_vvv(run_site, secrets, answers_again):
-    new = {f"throat_{name}": f"another-Value-of-{name}" for name in secrets}
-    # What is in the repository already is not encrypted anew.
-    key = {"throat_backup_key": new.pop("throat_backup_key")}
-    refused = run_site(key, "-vvv", "--diff", check=False)
-    assert refused.returncode != 0 and refused.changed == 0 and "was encrypted with another key" in refused.said
-    said = [run_site(new, "-vvv", "--diff"), run_site({}, "-vvv", "--diff")]
+    assert [query(host, password, port) for password in passwords for port in (5432, 6432)] == [False, False, True, True]
+    answers_again(10)
+    said.append(run_site({}, "-vvv", "--diff"))
+    assert [query(host, password, port) for password in passwords for port in (5432, 6432)] == [True, True, False, False]
     answers_again(10)
     assert all(run.changed > 3 and "invocation" in run.output for run in said)
-    for run in [*said, refused]:
-        assert [secret for secret in [*secrets.values(), *new.values(), *key.values()] if secret in run.output] == []
+    for run in said:
+        assert [secret for secret in [*secrets.values(), *new.values()] if secret in run.output] == []
+
+
+def test_second_run_changes_and_restarts_nothing(run_site, restarted):
+    """After all that the tests above have changed."""
+    assert run_site().changed == 0
+    assert restarted() == set()
 
 
 @pytest.mark.campaign

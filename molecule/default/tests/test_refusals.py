@@ -14,31 +14,60 @@ from conftest import ROOT
 SOCKETIO = {"name": "socketio", "class": "socketio"}
 
 
-@pytest.mark.parametrize(
-    ("variables", "said"),
-    [
-        ({"nginx_sever_name": "x"}, "nginx_sever_name: no such variable; did you mean nginx_server_name?"),
-        ({"postgress_port": 5433}, "postgress_port: no such variable; did you mean postgres_port?"),
-        ({"nginx_tls_mode": "files", "nginx_tls_key": "/etc/ssl/private/mine.key"}, "nginx_tls_mode: files, but throat-stack-default has no /etc/ssl/private/mine.key"),
-        ({"throat_gunicorn_source": "/nowhere"}, "throat_gunicorn_source: /nowhere is no directory of this machine"),
-        ({"throat_gunicorn_source_type": "image"}, "throat_gunicorn_source_type: image, but with throat_gunicorn_runtime native the workers do not run in containers"),
-        ({"throat_database_pooling": "pgpool"}, "throat_database_pooling: pgpool, but must be one of pgbouncer, peewee, none"),
-        ({"postgres_max_connections": 13}, "postgres_max_connections on throat-stack-default: 13 is less than the 14 connections that can reach the server"),
-        ({"throat_gunicorn_workers": [{"name": "w", "class": "gevnt"}, SOCKETIO]}, "worker w: class is gevnt, but must be one of sync, gevent, socketio"),
-        ({"throat_gunicorn_workers": [{**SOCKETIO, "processes": 2}]}, "always exactly 1 process"),
-        ({"throat_gunicorn_workers": [{"name": "sync", "class": "sync"}]}, "no gevent or socketio worker"),
-        ({"throat_redis_password": ""}, "throat_redis_password: not set, but required"),
-        ({"throat_secret_key": "change-me"}, "throat_secret_key: still the example's change-me"),
-        ({"throat_public_url": "throat.example.com"}, "throat_public_url: throat.example.com is no address"),
-        ({"redis_port": 5432}, "redis_port: 5432 of throat-stack-default is taken by postgres"),
-        ({"throat_database_password": "pässword"}, "throat_database_password: the password of throat has characters outside ASCII"),
-    ],
-    ids=["misspelt", "prefix", "certificate", "source", "runtime", "pooling", "budget", "class", "processes", "no-async", "secret", "example-secret", "address", "port", "accent"],
-)
-def test_wrong_input_is_refused_before_anything_changes(run_site, variables, said):
-    run = run_site(variables, check=False)
-    assert run.returncode != 0 and said in run.said
-    assert run.changed == 0 and "argument_spec_data" not in run.output
+# All that is wrong is said by one run, but for what only a second look can tell: at the plan, when each value by itself is right, and at the host, when the plan is.
+WRONG = {
+    "values": (
+        {
+            "nginx_sever_name": "x",
+            "postgress_port": 5433,
+            "throat_gunicorn_source": "/nowhere",
+            "throat_database_pooling": "pgpool",
+            "throat_gunicorn_workers": [{"name": "w", "class": "gevnt"}, {**SOCKETIO, "processes": 2}],
+            "throat_redis_password": "",
+            "throat_secret_key": "change-me",
+            "throat_public_url": "throat.example.com",
+            "throat_database_password": "pässword",
+        },
+        [
+            "nginx_sever_name: no such variable; did you mean nginx_server_name?",
+            "postgress_port: no such variable; did you mean postgres_port?",
+            "throat_gunicorn_source: /nowhere is no directory of this machine",
+            "throat_database_pooling: pgpool, but must be one of pgbouncer, peewee, none",
+            "worker w: class is gevnt, but must be one of sync, gevent, socketio",
+            "always exactly 1 process",
+            "throat_redis_password: not set, but required",
+            "throat_secret_key: still the example's change-me",
+            "throat_public_url: throat.example.com is no address",
+            "throat_database_password: the password of throat has characters outside ASCII",
+        ],
+    ),
+    "plan": (
+        {"throat_gunicorn_source_type": "image", "throat_gunicorn_workers": [{"name": "sync", "class": "sync"}], "postgres_max_connections": 13},
+        [
+            "throat_gunicorn_source_type: image, but with throat_gunicorn_runtime native the workers do not run in containers",
+            "no gevent or socketio worker",
+            "postgres_max_connections on throat-stack-default: 13 is less than the 14 connections that can reach the server",
+        ],
+    ),
+    "host": (
+        {"nginx_tls_mode": "files", "nginx_tls_key": "/etc/ssl/private/mine.key", "redis_port": 5432, "throat_backup_key": "another-Value-of-backup_key"},
+        [
+            "nginx_tls_mode: files, but throat-stack-default has no /etc/ssl/private/mine.key",
+            "redis_port: 5432 of throat-stack-default is taken by postgres",
+            # What is in the repository already is not encrypted anew.
+            "was encrypted with another key",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("variables", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_refused_by_a_line_for_each_before_anything_changes(run_site, secrets, variables, said):
+    run = run_site(variables, "-vvv", "--diff", check=False)
+    assert run.returncode != 0 and run.changed == 0 and "argument_spec_data" not in run.output
+    assert [line for line in said if line not in run.said] == []
+    new = [value for name, value in variables.items() if name in ("throat_database_password", "throat_backup_key")]
+    assert [secret for secret in [*secrets.values(), *new] if secret in run.output] == []
 
 
 def test_setting_that_the_application_does_not_have_is_named(run_site):

@@ -78,7 +78,7 @@ def test_unknown_host_names_are_refused(browser, url):
         browser.get(f"{url}/", headers={"Host": "other.example.com"})
 
 
-@pytest.mark.parametrize("unit", ["throat-sync", "throat-gevent", "throat-socketio", "pgbouncer", "redis-server", "postgresql@17-main"])
+@pytest.mark.parametrize("unit", ["nginx", "throat-sync", "throat-gevent", "throat-socketio", "pgbouncer", "redis-server", "postgresql@17-main"])
 def test_site_recovers_by_itself_when_a_process_is_killed(host, answers_again, unit):
     host.check_output("systemctl kill --kill-whom=main --signal=KILL %s", unit)
     print(f"{unit}: {answers_again(45):.1f} s")

@@ -1,37 +1,35 @@
-"""The operator's screen: one thing of a real host is broken after the other, and exactly its line turns."""
+"""The operator's screen: things of a real host are broken, and exactly their lines turn."""
 
 import json
 import time
 
 import pytest
+from conftest import START_REDIS, STATUS_LIMITS
 
-# What a busy test machine may be: the load of other scenarios, and what their tests have left in the log and the journal.
-LIMITS = {"load": 1000, "memory_percent": 99, "disk_percent": 96, "page_seconds": 30, "wait_seconds": 20, "clock_seconds": 20}
-LIMITS |= {"restarts": 10**4, "errors": 10**6, "failed_logins": 10**6, "security_updates": 10**4, "transaction_seconds": 10**6}
 CLUSTER = 'cluster=$(systemctl list-units --plain --no-legend "postgresql@*" | cut -d" " -f1)'
-# The async workers are restarted after it (follow_redis.py).
-REDIS = """id() { systemctl show --value --property=InvocationID throat-socketio; }; before=$(id); systemctl start redis-server
-for try in $(seq 100); do [ "$(id)" = "$before" ] || break; sleep 0.2; done; systemctl start throat-gevent throat-socketio"""
 LOGGED = "wc -l < /var/log/nginx/throat.access.log"
 DROP_IN = "/run/systemd/system/throat-gevent.service.d"
 MAINTENANCE = "/etc/nginx/throat-maintenance"
-# (what is broken, the commands that break and mend it, its level, the subject of its line, part of what is seen, part of the command that helps)
+# What is broken at once: of each the commands that break and mend it, its level, the subject of its line, part of what is seen, part of the command that helps.
+# Not at once are those of which one would hide what follows from the other.
 TROUBLE = [
-    ("a worker is stopped", "systemctl stop throat-sync", "systemctl start throat-sync",
-     "broken", "worker sync", "throat-sync.service is inactive", "systemctl start throat-sync"),
-    ("a worker hangs", "systemctl kill --signal=STOP throat-gevent", "systemctl kill --signal=CONT throat-gevent",
-     "broken", "worker gevent", "runs, and does not answer within 5 s", "journalctl -u throat-gevent"),
-    ("a worker answers 500",
-     f"mkdir -p {DROP_IN} && printf '[Service]\\nEnvironment=DATABASE_NAME=nobody\\n' > {DROP_IN}/test.conf && systemctl daemon-reload && systemctl restart throat-gevent",
-     f"rm -r {DROP_IN} && systemctl daemon-reload && systemctl restart throat-gevent",
-     "broken", "worker gevent", "runs, and answers 500", "journalctl -u throat-gevent"),
-    ("PgBouncer is stopped", "systemctl stop pgbouncer", "systemctl start pgbouncer", "broken", "PgBouncer", "pgbouncer.service is inactive", "systemctl start pgbouncer"),
-    ("PostgreSQL is stopped", f"{CLUSTER}; echo $cluster > /run/cluster; systemctl stop $cluster", "systemctl start $(cat /run/cluster); rm /run/cluster",
-     "broken", "PostgreSQL", "no response", "systemctl restart postgresql@"),
-    ("Redis is stopped", "systemctl stop redis-server", REDIS, "broken", "Redis", "redis-server.service is inactive", "systemctl start redis-server"),
-    ("a disk is full", "mount -t tmpfs -o size=1m none /var/tmp && (head -c 2M /dev/zero > /var/tmp/full || true)", "umount /var/tmp",
-     "broken", "disk /var/tmp", "100 % used", "du -xh /var/tmp"),
-    ("the site is closed", f"touch {MAINTENANCE}", f"rm {MAINTENANCE}", "warning", "maintenance", "the site is closed", "maintenance=off"),
+    [
+        ("systemctl stop throat-sync", "systemctl start throat-sync", "broken", "worker sync", "throat-sync.service is inactive", "systemctl start throat-sync"),
+        ("systemctl kill --signal=STOP throat-socketio", "systemctl kill --signal=CONT throat-socketio",
+         "broken", "worker socketio", "runs, and does not answer within 5 s", "journalctl -u throat-socketio"),
+        (f"mkdir -p {DROP_IN} && printf '[Service]\\nEnvironment=DATABASE_NAME=nobody\\n' > {DROP_IN}/test.conf && systemctl daemon-reload && systemctl restart throat-gevent",
+         f"rm -r {DROP_IN} && systemctl daemon-reload && systemctl restart throat-gevent",
+         "broken", "worker gevent", "runs, and answers 500", "journalctl -u throat-gevent"),
+    ],
+    [
+        ("systemctl stop pgbouncer", "systemctl start pgbouncer", "broken", "PgBouncer", "pgbouncer.service is inactive", "systemctl start pgbouncer"),
+        ("mount -t tmpfs -o size=1m none /var/tmp && (head -c 2M /dev/zero > /var/tmp/full || true)", "umount /var/tmp",
+         "broken", "disk /var/tmp", "100 % used", "du -xh /var/tmp"),
+    ],
+    [(f"{CLUSTER}; echo $cluster > /run/cluster; systemctl stop $cluster", "systemctl start $(cat /run/cluster); rm /run/cluster",
+      "broken", "PostgreSQL", "no response", "systemctl restart postgresql@")],
+    [("systemctl stop redis-server", START_REDIS, "broken", "Redis", "redis-server.service is inactive", "systemctl start redis-server")],
+    [(f"touch {MAINTENANCE}", f"rm {MAINTENANCE}", "warning", "maintenance", "the site is closed", "maintenance=off")],
 ]  # fmt: skip
 
 
@@ -41,7 +39,7 @@ def status(run_site, tmp_path, secrets):
 
     def ask(**variables):
         file, page = tmp_path / "status.json", tmp_path / "status.html"
-        run = run_site({"throat_status_limits": LIMITS, "status_file": str(file), "status_page": str(page), **variables}, check=False, playbook="playbooks/status.yml")
+        run = run_site({"throat_status_limits": STATUS_LIMITS, "status_file": str(file), "status_page": str(page), **variables}, check=False, playbook="playbooks/status.yml")
         report = json.loads(file.read_text())
         assert run.changed == 0
         assert not [name for name, value in secrets.items() if value in run.output + file.read_text() + page.read_text()]
@@ -54,24 +52,30 @@ def test_each_thing_that_breaks_turns_its_own_line(status, on_host):
     # What other tests have left behind is not the subject.
     on_host("systemctl reset-failed")
     took = []
-    wrong, run, report = status()
-    assert (wrong, run.returncode, report["exit"]) == ([], 0, 0) and "all is well" in run.output
     logged = on_host(LOGGED)
-    for trouble, break_it, mend_it, level, subject, seen, command in TROUBLE:
-        on_host(break_it)
+    for troubles in TROUBLE:
+        subjects = {subject for _, _, _, subject, *_ in troubles}
         try:
+            for break_it, *_ in troubles:
+                on_host(break_it)
             start = time.monotonic()
             wrong, run, report = status()
             took.append(time.monotonic() - start)
             # Whoever asks at its socket would start it.
-            assert subject != "worker sync" or on_host("systemctl is-active throat-sync || true") == "inactive"
+            assert "worker sync" not in subjects or on_host("systemctl is-active throat-sync || true") == "inactive"
         finally:
-            on_host(mend_it)
-        assert [(finding["level"], finding["subject"]) for finding in wrong] == [(level, subject)], trouble
-        assert seen in wrong[0]["seen"] and command in wrong[0]["command"], trouble
-        assert (run.returncode, report["exit"]) == {"broken": (2, 2), "warning": (0, 1)}[level], trouble
+            # A service that is started on what is mended after it would keep that.
+            for _, mend_it, *_ in reversed(troubles):
+                on_host(mend_it)
+        assert {(finding["level"], finding["subject"]) for finding in wrong} == {(level, subject) for _, _, level, subject, *_ in troubles}
+        assert len(wrong) == len(troubles)
+        for _, _, _, subject, seen, command in troubles:
+            (finding,) = [finding for finding in wrong if finding["subject"] == subject]
+            assert seen in finding["seen"] and command in finding["command"]
+        assert (run.returncode, report["exit"]) == {"broken": (2, 2), "warning": (0, 1)}[report["level"]], subjects
     wrong, run, report = status()
-    assert (wrong, run.returncode) == ([], 0) and on_host(LOGGED) == logged
+    assert (wrong, run.returncode, report["exit"]) == ([], 0, 0) and "all is well" in run.output
+    assert on_host(LOGGED) == logged
     print(f"seconds of a run: {', '.join(f'{seconds:.1f}' for seconds in took)}")
 
 

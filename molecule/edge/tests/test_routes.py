@@ -71,9 +71,3 @@ def test_snippet_that_nginx_refuses_fails_the_run_and_changes_nothing(run_site, 
     assert host.check_output("sha256sum /etc/nginx/sites-enabled/zz-throat.conf; systemctl show -p ExecMainStartTimestamp nginx") == before
     assert browser.get(f"{url}/").status_code == 200
     host.check_output("nginx -t")
-
-
-def test_attempts_at_passwords_are_limited_and_pages_are_not(url, browser):
-    posts = [browser.post(f"{url}/login").status_code for _ in range(80)]
-    assert set(posts) == {200, 429} and posts[:10] == [200] * 10 and posts.count(429) >= 30
-    assert {browser.get(f"{url}/login").status_code for _ in range(80)} == {200}

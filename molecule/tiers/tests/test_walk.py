@@ -58,14 +58,14 @@ def draw(scenario, workers, release):
 
 # Where the walk has ended.
 WALKED = {}
-# Files and listeners of the stack; without what is random on each host, and what names a moment.
+# Files and listeners of the stack; without what is random on each host, what names a moment, and exporters, which stay where they have been.
 STATE = r"""
 cd /etc; find throat nginx pgbouncer redis postgresql systemd/system tmpfiles.d sysctl.d throat-firewall.nft -type f -not -name '*.pem' -not -name '*.operator' \
   | sort | while read -r file; do echo "$file $(sed 's/#[0-9a-f]\{64\}//g' "$file" | sha256sum)"; done
-systemctl list-unit-files --no-legend --no-pager | awk '{print $1, $2}' | grep -E 'throat|nginx|redis|pgbouncer|postgresql'
+systemctl list-unit-files --no-legend --no-pager | awk '{print $1, $2}' | grep -E 'throat|nginx|redis|pgbouncer|postgresql' | grep -v ^prometheus-
 ss -Hltn | awk '{print $4}' | sort -u
 readlink /opt/throat/current; nft list table inet throat 2>/dev/null
-runuser -u postgres -- psql -Atc "SELECT rolname, rolsuper, rolconfig FROM pg_authid WHERE rolname !~ '^pg_'" -c "SELECT datname, datacl FROM pg_database ORDER BY 1" -c "SELECT name, setting FROM pg_settings WHERE source = 'configuration file' ORDER BY 1" 2>/dev/null
+runuser -u postgres -- psql -Atc "SELECT rolname, rolsuper, rolconfig FROM pg_authid WHERE rolname !~ '^(pg_|prometheus$)'" -c "SELECT datname, datacl FROM pg_database ORDER BY 1" -c "SELECT name, setting FROM pg_settings WHERE source = 'configuration file' ORDER BY 1" 2>/dev/null
 true
 """
 

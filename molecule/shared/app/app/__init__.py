@@ -1,10 +1,12 @@
 """The reference app: Throat's deployment contract in a few hundred lines."""
 import json
+import logging.config
 import pathlib
+import re
 
 import gevent
 import redis
-from flask import Flask, g
+from flask import Flask, g, has_request_context, request
 from flask_babel import Babel
 from flask_caching import Cache
 from flask_limiter import Limiter
@@ -44,8 +46,27 @@ def relay(connection):
             socketio.emit("msg", json.loads(message["data"]), namespace="/snt")
 
 
+def log_requests(config):
+    """Fill in what formats say of a request, as %(request.method)s or %(request.headers.Host)s; nothing outside of one."""
+    logging.config.dictConfig(config)
+    keys = {key for formatter in config["formatters"].values() for key in re.findall(r"%\((request\..+?)\)", formatter["format"])}
+    plain = logging.getLogRecordFactory()
+
+    def record(*args, **kwargs):
+        made = plain(*args, **kwargs)
+        for key in keys:
+            _request, attribute, *name = key.split(".")
+            found = getattr(request, attribute, "") if has_request_context() else ""
+            made.__dict__[key] = found.get(name[0], "") if name and found else found
+        return made
+
+    logging.setLogRecordFactory(record)
+
+
 def create_app():
     config = configuration.load()
+    if "logging" in config:
+        log_requests(config["logging"])
     manifest = pathlib.Path(__file__).parent / "manifest.json"
     if not manifest.is_file():
         raise RuntimeError("app/manifest.json is missing: run npm run build")

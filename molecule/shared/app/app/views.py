@@ -4,6 +4,7 @@ import pathlib
 import secrets
 import socket
 import sys
+import urllib.request
 
 import bcrypt
 import gevent
@@ -263,6 +264,17 @@ def gevent_sleep():
 def write():
     """Store one row, so that a test can compare what was answered with what is there."""
     return jsonify(xid=models.UserMetadata.create(key="ref", value=request.form["value"]).xid)
+
+
+@site.get("/_ref/fetch")
+@limiter.exempt
+def fetch():
+    """What a worker gets of an address or a file that somebody names: Throat asks for titles and pictures so."""
+    try:
+        with urllib.request.urlopen(request.args["url"], timeout=5) as answer:
+            return jsonify(got=answer.read(1000).decode(errors="replace"))
+    except OSError as error:
+        return jsonify(refused=str(error))
 
 
 @socketio.on("connect", namespace="/snt")

@@ -1,0 +1,142 @@
+"""A database on three hosts: another one leads, because somebody wants it or because the leader is gone, and nothing that was answered is lost."""
+
+import json
+import subprocess
+import time
+
+import pytest
+from visitors import Visitors
+
+SITE, MEMBERS = "throat-stack-site", ("throat-stack-db1", "throat-stack-db2", "throat-stack-db3")
+PATRONICTL = "runuser -u postgres -- patronictl -c /etc/patroni/17-main.yml"
+
+
+def on(host: str, command: str, check: bool = True) -> str:
+    """Output of a shell command, run as root on a host."""
+    done = subprocess.run(["docker", "exec", host, "bash", "-c", f"cd / && {command}"], capture_output=True, text=True, check=False)
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def members() -> dict[str, tuple[str, str]]:
+    """Each member with its role and state, as the first that can be asked says."""
+    for host in MEMBERS:
+        said = on(host, f"timeout 20 {PATRONICTL} list -f json", check=False)
+        if said:
+            return {found["Member"]: (found["Role"], found["State"]) for found in json.loads(said)}
+    return {}
+
+
+def leader() -> str:
+    return next((name for name, (role, _state) in members().items() if role == "Leader"), "")
+
+
+def wait_until_all_are_well(within: float = 120) -> float:
+    """Seconds until one leads, one follows it commit by commit, and the third follows as well."""
+    began = time.monotonic()
+    while sorted(members().values()) != [("Leader", "running"), ("Replica", "streaming"), ("Sync Standby", "streaming")]:
+        assert time.monotonic() - began < within, members()
+        time.sleep(1)
+    return time.monotonic() - began
+
+
+def rows(host: str, there) -> list[str]:
+    return on(host, f"""runuser -u postgres -- psql -d throat -Atqc "SELECT value FROM user_metadata WHERE value LIKE '{there.name}-%'" """).split()
+
+
+def without_writes(there, since: float) -> float:
+    """The longest time in which no post was answered."""
+    answered = sorted(visit.began + visit.seconds for visit in there.visits if visit.kind == "post" and not visit.failure and visit.began + visit.seconds > since)
+    return max(later - earlier for earlier, later in zip([since, *answered], answered))
+
+
+def told(title: str, there, since: float) -> None:
+    print(there.table(f"{title}: {without_writes(there, since):.1f} s without writes", [visit for visit in there.visits if visit.began < since], there.since(since)))
+    for visit in there.visits:
+        if visit.failure:
+            print(f"{visit.kind}: {visit.failure}, asked {visit.began - since:.1f} s after it, for {visit.seconds:.1f} s")
+
+
+@pytest.fixture
+def there(urls, flush_limits, pause):
+    """People who use the site; in the end each post that was answered is on every member, once, and one that was not at most once."""
+    wait_until_all_are_well()
+    visitors = Visitors(urls, pause)
+    try:
+        yield visitors
+    finally:
+        visitors.stop()
+    wait_until_all_are_well(180)
+    for host in MEMBERS:
+        deadline = time.monotonic() + 20
+        while not visitors.written <= set(rows(host, visitors)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        found = rows(host, visitors)
+        assert len(found) == len(set(found)) and visitors.written <= set(found) <= visitors.written | visitors.lost, host
+
+
+def test_one_leads_and_the_others_follow(urls, answers_again):
+    answers_again(30)
+    wait_until_all_are_well()
+    assert set(members()) == set(MEMBERS)
+
+
+def test_nobody_is_let_in_without_a_password():
+    assert "user name is empty" in on(MEMBERS[0], "ETCDCTL_API=3 etcdctl --cacert /etc/etcd/trusted.pem --endpoints https://10.213.0.61:2379 get / --prefix 2>&1", check=False)
+    assert "401" in on(MEMBERS[0], "curl --silent --insecure --request POST --output /dev/null --write-out '%{http_code}' https://10.213.0.61:8008/restart")
+    # Between the hosts alone.
+    for port in (2379, 2380, 8008, 5432):
+        assert on(SITE, f"timeout 2 bash -c 'exec 3<>/dev/tcp/10.213.0.62/{port}' 2>/dev/null && echo open || echo shut") == ("open" if port in (8008, 5432) else "shut")
+
+
+def test_another_one_leads_by_a_playbook_and_nobody_fails(run_site, there):
+    before = leader()
+    to = next(host for host, (role, _state) in members().items() if role == "Sync Standby")
+    time.sleep(4)
+    since = time.monotonic()
+    run_site({"to": to}, playbook="playbooks/switchover.yml")
+    time.sleep(4)
+    told("a switchover", there, since)
+    assert leader() == to != before
+    assert there.failed() == [] and there.tabs_are_open()
+    assert max(there.longest(kind, there.since(since)) for kind in ("post", "sync page", "gevent page")) < 15
+
+
+def test_postmaster_of_the_leader_is_killed(there):
+    time.sleep(4)
+    since = time.monotonic()
+    on(leader(), "kill -9 $(head -n 1 /var/lib/postgresql/17/main/postmaster.pid)")
+    time.sleep(30)
+    told("SIGKILL of the leader's postmaster", there, since)
+    assert without_writes(there, since) <= 30
+
+
+def test_host_of_the_leader_is_gone_and_comes_back(there):
+    time.sleep(4)
+    since, gone = time.monotonic(), leader()
+    subprocess.run(["docker", "kill", gone], check=True, capture_output=True)
+    try:
+        time.sleep(45)
+        told("the leader's host is gone", there, since)
+        assert leader() not in ("", gone)
+        assert without_writes(there, since) <= 30
+    finally:
+        subprocess.run(["docker", "start", gone], check=True, capture_output=True)
+    print(f"all members are well {wait_until_all_are_well(180):.0f} s after it has come back")
+
+
+def test_what_has_become_of_it_stays(run_site):
+    wait_until_all_are_well()
+    before = leader()
+    assert run_site().changed == 0
+    assert leader() == before
+
+
+@pytest.mark.campaign
+def test_a_change_that_wants_a_restart_is_made_member_by_member(run_site, there):
+    more = {"postgres_max_connections": 110}
+    run_site(more, "--tags", "postgres")
+    assert there.failed() == []
+    for host in MEMBERS:
+        assert on(host, "runuser -u postgres -- psql -Atqc 'SHOW max_connections'") == "110"
+    assert run_site(more).changed == 0
