@@ -533,7 +533,7 @@ def main() -> None:
 
 
 def ask(told: dict[str, object]) -> dict[str, object]:
-    """Return what the host answers; told: the options of the module."""
+    """Return what the host answers; told: the options of the module, without a server that the host has not."""
     began, site = time.time(), told["site"]
     booted = began - time.clock_gettime(time.CLOCK_MONOTONIC)
     _status, said = run("systemctl", "show", f"--property={PROPERTIES}", *told["units"])
@@ -546,8 +546,8 @@ def ask(told: dict[str, object]) -> dict[str, object]:
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         asked = {worker["name"]: pool.submit(ask_worker, worker, told["proxies"]) for worker in workers}
         servers = {"postgres": ask_postgres, "pgbouncer": ask_pgbouncer, "etcd": ask_etcd, "redis": ask_redis}
-        questions = {name: pool.submit(ask, told[name]) for name, ask in servers.items() if told[name]}
-        if told["web"]:
+        questions = {name: pool.submit(ask, told[name]) for name, ask in servers.items() if told.get(name)}
+        if told.get("web"):
             questions["web"] = pool.submit(ask_web, told["web"], len(workers) == len(told["workers"]))
             if not told["brief"]:
                 questions["requests"] = pool.submit(ask_log, site, began)

@@ -60,14 +60,23 @@ def test_each_metric_has_its_help_once():
     assert len(names) == len(set(names)) and set(names) == set(re.findall(r"^(\w+)\{", text, re.MULTILINE)) <= set(metrics.HELP)
 
 
-def test_program_needs_nothing_of_ansible_on_the_host(tmp_path):
+@pytest.mark.parametrize("inventory", [ONE, EIGHT], ids=["one", "eight"])
+def test_program_needs_nothing_of_ansible_on_the_host(tmp_path, inventory):
     plugins = ROOT / "plugins"
     for path in (PROGRAM, plugins / "modules/probe.py", plugins / "module_utils/clusters.py", *(plugins / f"plugin_utils/{name}.py" for name in ("status", "backup", "tables", "workers"))):
         shutil.copy(path, tmp_path)
     # -I: neither this environment nor the directory.
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import metrics; probe, status = metrics.import_collection(); print(probe.__file__, status.__file__)"
-    said = subprocess.run(["/usr/bin/python3", "-I", "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.split() == [f"{tmp_path}/probe.py", f"{tmp_path}/status.py"]
+    code = f"""import sys; sys.path.insert(0, {str(tmp_path)!r}); import metrics
+probe, status = metrics.import_collection(); print(probe.__file__, status.__file__)
+metrics.PLAN, metrics.TEXT = {str(tmp_path / "plan")!r}, {str(tmp_path / "text")!r}
+probe.run = lambda *command, **options: (1, ""); metrics.once(probe, status)"""
+    for host, roles in planned(inventory)["hosts"].items():
+        (tmp_path / "plan").write_text(json.dumps({"host": host, "roles": status.status_plan(roles)}))
+        said = subprocess.run(["/usr/bin/python3", "-I", "-c", code], capture_output=True, text=True, check=False)
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.split() == [f"{tmp_path}/probe.py", f"{tmp_path}/status.py"]
+        # No program answers.
+        assert "throat_finding" in (tmp_path / "text").read_text()
 
 
 def test_alerts_say_what_to_type_and_name_a_page():

@@ -107,8 +107,7 @@ def once(probe: Any, status: Any) -> None:
     with open(PLAN, encoding="utf-8") as file:
         plan = json.load(file)
     host, roles = plan["host"], plan["roles"]
-    told = {"postgres": None, "pgbouncer": None, "redis": None, "web": None, "proxies": 1, **status.status_questions(roles, host)}
-    answer = probe.ask({**told, "now": time.time(), "brief": True})
+    answer = probe.ask({"proxies": 1, **status.status_questions(roles, host), "now": time.time(), "brief": True})
     report = status.status_report({"hosts": {host: roles}}, {host: {"probe": answer}}, time.time())
     with open(f"{TEXT}.new", "w", encoding="utf-8") as file:
         file.write(text(metrics(roles, answer, report["findings"])))
