@@ -1,4 +1,7 @@
-"""More requests at once than the server has connections, with each way to pool: they wait, and none fails."""
+"""More requests at once than the server has connections, with each way to pool: they wait, and none fails.
+
+The last file of the scenario: it leaves the site without PgBouncer.
+"""
 
 import re
 
@@ -8,10 +11,10 @@ import yaml
 SOCKETIO_OF_TEN = {"name": "socketio", "class": "socketio", "connections": 10}
 # A way to pool, and what has to be set with it: without a pool each connection of the socketio worker counts.
 MODES = {
-    "none": lambda workers: {"throat_gunicorn_workers": [*workers[:2], SOCKETIO_OF_TEN]},
-    "peewee": lambda workers: {},
-    # The last, so that the other tests find the site as it was converged.
+    # The first, as the site was converged.
     "pgbouncer": lambda workers: {},
+    "peewee": lambda workers: {},
+    "none": lambda workers: {"throat_gunicorn_workers": [*workers[:2], SOCKETIO_OF_TEN]},
 }
 
 
@@ -31,8 +34,10 @@ def application_share(output: str) -> int:
 def mode(request, run_site, entries):
     """The site with one way to pool: (its name, server connections that the budget grants)."""
     variables = {"throat_database_pooling": request.param, **MODES[request.param](entries)}
-    run = run_site(variables)
-    if request.param != "pgbouncer":  # whose second run is molecule/default's
+    if request.param == "pgbouncer":
+        run = run_site(playbook="playbooks/budget.yml")
+    else:
+        run = run_site(variables)
         assert run_site(variables, "--check").changed == 0
     return request.param, application_share(run.output)
 
