@@ -196,6 +196,7 @@ TEXTS = (
     "/opt/{site}/current/routes.txt",
     "/opt/{site}/releases/*/.inputs",
     "/opt/{site}/rollback",
+    "/etc/pgbouncer/server.pem",
     "/etc/{site}/database.pem",
     "/etc/systemd/system/{site}-*.socket",
     "/var/lib/{site}-backup/told",
