@@ -72,6 +72,7 @@ class FilterModule:
             looked.own_files,
             looked.rollback_choice,
             looked.unfinished_rollback,
+            looked.pinned,
             looked.shows_its_file,
             move.move_errors,
             move.old_site,

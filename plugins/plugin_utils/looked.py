@@ -131,6 +131,16 @@ def certificates(text: str) -> list[str]:
     return list({"".join(block.split()): block for block in found}.values())
 
 
+def pinned(shown: Sequence[str], known: str) -> list[str]:
+    """Return the certificates that a client is to admit: what the servers show, and what it knows of one that cannot be asked, as it has them where it has all.
+
+    known: a text with certificates, empty where each server has been asked.
+    """
+    before = {"".join(block.split()): block for block in certificates(known)}
+    now = {"".join(block.split()): block for block in shown}
+    return list((before if now.keys() <= before.keys() else now | before).values())
+
+
 def shows_its_file(text: str) -> bool:
     """Whether a server shows the very certificates of its file; text: what it shows, and the file."""
     return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text)) > 0

@@ -687,6 +687,13 @@ def test_server_that_shows_another_certificate_than_its_file_has_both_admitted()
     assert looked.certificates(new) == [new] and not looked.shows_its_file(new)
 
 
+def test_client_keeps_the_certificate_of_a_server_that_cannot_be_asked():
+    one, other, renewed = (f"-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----" for name in ("one", "other", "renewed"))
+    assert looked.pinned([one, other], "") == [one, other]
+    assert looked.pinned([other], f"{one}\n{other}\n") == [one, other]
+    assert looked.pinned([other, renewed], f"{one}\n{other}\n") == [other, renewed, one]
+
+
 def test_users_and_databases_that_the_server_has_otherwise_are_found():
     users = [{"name": "a", "password": "x", "settings": {"work_mem": "8MB"}}]
     verifier = hashlib.sha256(database.scram_verifier("x", "a").encode()).hexdigest()

@@ -116,8 +116,10 @@ def test_host_of_the_leader_is_gone_and_comes_back(there, run_site):
     since, gone = time.monotonic(), leader()
     subprocess.run(["docker", "kill", gone], check=True, capture_output=True)
     try:
-        time.sleep(32)
-        assert leader() not in ("", gone)
+        time.sleep(20)
+        while leader() in ("", gone):
+            assert time.monotonic() - since < 50
+            time.sleep(1)
         # The operator goes on without it.
         refused = run_site(check=False)
         assert refused.returncode != 0 and refused.changed == 0 and f"{gone}: no answer (see above), and nothing was changed" in refused.said
