@@ -31,11 +31,12 @@ def application_share(output: str) -> int:
 
 
 @pytest.fixture(scope="module", params=list(MODES))
-def mode(request, run_site, entries):
+def mode(request, run_site, entries, on_host):
     """The site with one way to pool: (its name, server connections that the budget grants)."""
     variables = {"throat_database_pooling": request.param, **MODES[request.param](entries)}
     if request.param == "pgbouncer":
         run = run_site(playbook="playbooks/budget.yml")
+        assert "port: 6432" in on_host("cat /etc/throat/config.yaml")
     else:
         run = run_site(variables)
         assert run_site(variables, "--check").changed == 0

@@ -8,6 +8,7 @@ import time
 import pytest
 from conftest import new_browser
 from restarts import restarted_since
+from test_proxies import behind, chain, knows_the_client
 
 SYNC = "127.0.0.1:5055"
 CERTIFICATE = {"nginx_tls_mode": "files", "nginx_tls_certificate": "/etc/ssl/private/mine.pem", "nginx_tls_key": "/etc/ssl/private/mine.key", "throat_check_certificate": False}
@@ -42,7 +43,7 @@ class Altered:
 
 @pytest.fixture(scope="module")
 def altered(host, on_host, run_site, workers, people):
-    """gevent is removed and sync moves to another socket, the certificate is the operator's own, whose address sees the closed site."""
+    """gevent is removed and sync moves to another socket, two proxies come in front, the certificate is the operator's own, whose address sees the closed site."""
     make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -set_serial 0x2$n -keyout key$n -out pem$n"
     on_host(f"mkdir -p /run/test-pairs; cd /run/test-pairs; for n in 1 2; do {make}; done 2>/dev/null; touch -d 2020-01-01 *")
     put_pair(on_host, 1, "pem", "key")
@@ -54,7 +55,7 @@ def altered(host, on_host, run_site, workers, people):
         restarted = restarted_since(host)
         run_site({"throat_gunicorn_workers": moved}, "--tags", "throat_gunicorn")
         first = restarted(), is_listening(host), on_host("tr '\\0' ' ' < /proc/$(systemctl show -p MainPID --value throat-gevent)/cmdline")
-        variables = {**CERTIFICATE, **ADDRESSES, "throat_gunicorn_workers": [worker for worker in moved if worker["name"] != "gevent"]}
+        variables = {**CERTIFICATE, **ADDRESSES, **behind(2), "throat_gunicorn_workers": [worker for worker in moved if worker["name"] != "gevent"]}
         run_site(variables)
         altered = Altered(variables, *first, restarted("throat-gevent"))
         assert visitors.failed() == []
@@ -69,7 +70,8 @@ def test_changed_workers_restart_alone_and_one_moves_to_another_socket(altered, 
     # As far as a run comes that stops before nginx: it asks at the old address, which is open as well.
     assert altered.restarted_first == {"throat-gevent", "throat-sync"} and altered.listening_first == (True, True)
     assert "--worker-connections 41" in altered.gevent
-    assert altered.restarted == {"throat-sync"} and is_listening(host) == (True, False)
+    # The other one is told of the proxies.
+    assert altered.restarted == {"throat-sync", "throat-socketio"} and is_listening(host) == (True, False)
     answers_again(5)
 
 
@@ -80,6 +82,11 @@ def test_removed_worker_loses_its_unit_and_its_upstream(altered, host, browser, 
     assert "throat_gevent" not in host.check_output("nginx -T 2>/dev/null")
     answer = browser.get(f"{url}/register")
     assert (answer.status_code, answer.headers["X-Ref-Worker"]) == (200, "socketio")
+
+
+def test_application_behind_two_proxies_knows_the_client_whatever_it_claims(altered, on_host, flush_limits):
+    with chain(on_host):
+        knows_the_client(on_host, flush_limits, 2)
 
 
 @pytest.fixture
@@ -145,7 +152,7 @@ def test_certificate_of_the_operator_is_served_once_it_is_renewed_and_only_with_
 def test_all_of_it_goes_back_by_one_run(altered, host, on_host, run_site, visitors, browser, url, answers_again):
     restarted = restarted_since(host)
     back = run_site({}, "--tags", "throat_gunicorn,nginx")
-    assert back.changed > 0 and restarted() == {"throat-gevent", "throat-sync"} and is_listening(host) == (False, True)
+    assert back.changed > 0 and restarted() == {"throat-gevent", "throat-sync", "throat-socketio"} and is_listening(host) == (False, True)
     answer = browser.get(f"{url}/register")
     assert (answer.status_code, answer.headers["X-Ref-Worker"]) == (200, "gevent")
     assert served(on_host) not in ("serial=21", "serial=22")
