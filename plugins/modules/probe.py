@@ -92,7 +92,7 @@ options:
         type: int
         required: true
       server:
-        description: Host and port of the PostgreSQL that it asks, where that is another host.
+        description: Host and port of the PostgreSQL that it asks, where that is another host, and as whom.
         type: list
         elements: str
         default: []
@@ -190,6 +190,7 @@ PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,Result,StateChange
 NO_RESPONSE = 2
 # What adjtimex returns where nothing keeps the clock.
 CLOCK_UNSYNCHRONISED = 5
+AS_POSTGRES: dict[str, object] = {"user": "postgres", "group": "postgres", "extra_groups": [], "environment": {"PGCONNECT_TIMEOUT": "3"}}
 QUERY = """
 SELECT json_build_object(
   'limit', current_setting('max_connections')::int,
@@ -338,7 +339,8 @@ def ask_worker(worker: dict[str, str], proxies: int) -> dict[str, object]:
 
 def ask_postgres(told: dict[str, object]) -> dict[str, object]:
     # Debian's unit is active although the server is down, so the server itself is asked; by setuid, since runuser would leave a line in the log each time.
-    status, said = run("pg_isready", "-h", "/run/postgresql", "-p", str(told["port"]), "-t", "3")
+    # As postgres, whom it lets in: of anybody else it would log that it does not.
+    status, said = run("pg_isready", "-h", "/run/postgresql", "-p", str(told["port"]), "-U", "postgres", "-d", "postgres", "-t", "3", **AS_POSTGRES)
     # By its files; systemd itself does not know one that is stopped.
     versions = in_force()
     unit = f"postgresql@{versions[0]}-main" if versions else "postgresql"
@@ -349,7 +351,7 @@ def ask_postgres(told: dict[str, object]) -> dict[str, object]:
     if status == 0:
         psql = ["psql", "-h", "/run/postgresql", "-p", str(told["port"]), "-XAtq", "-d", str(told["database"])]
         # Not every version of the application has had migrations; what cannot be answered is left out.
-        how = {"user": "postgres", "group": "postgres", "extra_groups": [], "environment": {"PGCONNECT_TIMEOUT": "3", "PGOPTIONS": "-c statement_timeout=3000"}}
+        how = {**AS_POSTGRES, "environment": {**AS_POSTGRES["environment"], "PGOPTIONS": "-c statement_timeout=3000"}}
         _status, said = run(*psql, "-c", QUERY, "-c", "SELECT json_agg(name) FROM migratehistory", **how)
         answers = [json.loads(line) for line in said.splitlines() if line[:1] in "{["]
         found |= next((answer for answer in answers if isinstance(answer, dict)), {})
@@ -358,14 +360,14 @@ def ask_postgres(told: dict[str, object]) -> dict[str, object]:
 
 
 def ask_pgbouncer(told: dict[str, object]) -> dict[str, object]:
-    how = {"user": "postgres", "group": "postgres", "extra_groups": [], "environment": {"PGCONNECT_TIMEOUT": "3"}}
     psql = ("psql", "-h", "/run/postgresql", "-p", str(told["port"]), "-U", "pgbouncer", "-d", "pgbouncer", "-Xq", "--csv")
-    status, said = run(*psql, "-c", "SHOW POOLS", "-c", "SHOW DATABASES", **how)
+    status, said = run(*psql, "-c", "SHOW POOLS", "-c", "SHOW DATABASES", **AS_POSTGRES)
     found: dict[str, object] = {"answers": status == 0, "databases": pools(said) if status == 0 else {}}
     if told.get("server"):
         # PgBouncer's own connections look well for minutes after the way has been cut.
-        host, port = told["server"]
-        found["reaches"] = run("pg_isready", "-h", host, "-p", port, "-t", "3")[0] != NO_RESPONSE
+        host, port, user = told["server"]
+        # Of one who may not come at all the server would log it.
+        found["reaches"] = run("pg_isready", "-h", host, "-p", port, "-U", user, "-d", user, "-t", "3")[0] != NO_RESPONSE
     return found
 
 

@@ -157,10 +157,10 @@ def app_workers(roles: Roles, host: str) -> list[dict[str, Any]]:
 
 
 def _server(roles: Roles) -> list[str]:
-    """Return host and port of the PostgreSQL that the host's pooler asks by the network, nothing where that is by a socket."""
+    """Return host and port of the PostgreSQL that the host's pooler asks by the network, and as whom, nothing where that is by a socket."""
     asked = next(iter(roles["pgbouncer"]["databases"]), {})
     host = asked.get("host") or "/"
-    return [] if host.startswith("/") else [host, str(asked.get("port") or 5432)]
+    return [] if host.startswith("/") else [host, str(asked.get("port") or 5432), roles["site"]["name"]]
 
 
 def _tables(roles: Roles, host: str) -> dict[str, str]:
@@ -474,7 +474,7 @@ def pgbouncer_findings(host: Host) -> Iterator[Finding]:
         yield host.broken("PgBouncer", "runs, and does not answer", "answers SHOW POOLS", "journalctl -u pgbouncer -n 50; systemctl restart pgbouncer", tier)
         return
     if seen.get("reaches") is False:
-        server, port = _server(host.roles)
+        server, port, _user = _server(host.roles)
         helps = f"pg_isready -h {server} -p {port}; ip route get {server}"
         yield host.broken("way to PostgreSQL", f"{server}:{port} does not answer this host", "answers", helps, tier)
     elif not wrong:
@@ -530,7 +530,7 @@ def machine_findings(host: Host) -> Iterator[Finding]:
             if used >= limits["disk_percent"]:
                 level = host.broken if used >= FULL_PERCENT else host.warning
                 left = f", {amount(disk['free'])} left" if name == "disk" else ""
-                find = f"du -xh {mount} | sort -h | tail -20" if name == "disk" else f"du -x --inodes {mount} | sort -n | tail -20"
+                find = f"du -axh {mount} | sort -h | tail -20" if name == "disk" else f"du -x --inodes {mount} | sort -n | tail -20"
                 yield level(f"{name} {mount}", f"{used} % used{left}", f"less than {limits['disk_percent']} %", find)
             elif name == "disk":
                 yield host.ok(f"disk {mount}", f"{used} % used, {amount(disk['free'])} left")

@@ -119,8 +119,8 @@ BROKEN = [
     ("Redis hangs", put("redis", {"answers": False, "said": "no answer in time"}), "broken", "Redis", "no answer in time", "systemctl restart redis-server"),
     ("Redis refuses", put("redis", {**RECORDED["redis"], "policy": "noeviction", "memory": 2**28}), "broken", "Redis", "evicts nothing", "redis_maxmemory_mb"),
     ("Redis crowded", put("redis", "clients", 9500), "warning", "Redis", "9500 of 10000", "ss -tnp"),
-    ("disk fills", put("disks", "/", DISK), "warning", "disk /", "90 % used, 10 GB left", "du -xh /"),
-    ("disk full", put("disks", "/", {**DISK, "used": 99 * 10**9, "free": 10**9}), "broken", "disk /", "99 % used", "du -xh /"),
+    ("disk fills", put("disks", "/", DISK), "warning", "disk /", "90 % used, 10 GB left", "du -axh /"),
+    ("disk full", put("disks", "/", {**DISK, "used": 99 * 10**9, "free": 10**9}), "broken", "disk /", "99 % used", "du -axh /"),
     ("inodes", put("disks", "/", {**DISK, "used": 10**9, "free_inodes": 10}), "broken", "inodes of /", "99 % used", "--inodes"),
     ("NFS is gone", put("disks", "/var/lib/throat", {"answers": False}), "broken", "disk /var/lib/throat", "does not answer", "df"),
     ("memory", put("memory", "available", 10**8), "warning", "memory", "% of", "ps -eo rss"),
@@ -206,7 +206,7 @@ def test_host_keeps_of_its_pooler_where_that_asks_and_no_password():
     roles["pgbouncer"]["databases"][0] |= {"user": "throat", "password": "which-nobody-sees"}
     kept = status.status_plan(roles)
     assert "which-nobody-sees" not in json.dumps(kept)
-    assert status.status_questions(kept, "pooler")["pgbouncer"]["server"] == status.status_questions(roles, "pooler")["pgbouncer"]["server"] == ["10.0.0.7", "5432"]
+    assert status.status_questions(kept, "pooler")["pgbouncer"]["server"] == status.status_questions(roles, "pooler")["pgbouncer"]["server"] == ["10.0.0.7", "5432", "throat"]
 
 
 def test_cases_have_names_of_their_own_and_are_many():

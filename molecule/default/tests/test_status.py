@@ -24,7 +24,7 @@ TROUBLE = [
     [
         ("systemctl stop pgbouncer", "systemctl start pgbouncer", "broken", "PgBouncer", "pgbouncer.service is inactive", "systemctl start pgbouncer"),
         ("mount -t tmpfs -o size=1m none /var/tmp && (head -c 2M /dev/zero > /var/tmp/full || true)", "umount /var/tmp",
-         "broken", "disk /var/tmp", "100 % used", "du -xh /var/tmp"),
+         "broken", "disk /var/tmp", "100 % used", "du -axh /var/tmp"),
     ],
     [(f"{CLUSTER}; echo $cluster > /run/cluster; systemctl stop $cluster", "systemctl start $(cat /run/cluster); rm /run/cluster",
       "broken", "PostgreSQL", "no response", "systemctl restart postgresql@")],
