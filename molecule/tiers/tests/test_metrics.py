@@ -114,6 +114,18 @@ def test_what_dashboard_and_alerts_ask_for_is_there(flush_limits, browser, url):
             prometheus(f"query?query={urllib.parse.quote(target['expr'].replace('$site', 'throat'))}")
 
 
+def test_look_leaves_nothing_in_the_log_of_the_server():
+    def refusals() -> str:
+        return on(DB, "cat /var/log/postgresql/*.log | grep -c FATAL || true").stdout
+
+    before, told = refusals(), "stat --format=%Y /var/lib/prometheus/node-exporter/throat.prom"
+    at = {host: on(host, told).stdout for host in (APP, DB)}
+    time.sleep(1)
+    look_now()
+    wait_for(lambda: [host for host in (APP, DB) if on(host, told).stdout == at[host]], [], 30)
+    assert refusals() == before
+
+
 def test_what_breaks_is_known_in_the_words_of_the_screen():
     before = alerts()
     on(APP, "systemctl stop throat-sync")
