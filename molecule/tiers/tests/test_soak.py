@@ -7,7 +7,7 @@ import time
 import pytest
 from test_metrics import prometheus, told
 from test_tiers import APP, DB, on
-from test_troubles import KNOWN, alerts, look_now
+from test_troubles import alerts, altered
 from visitors import Visitors
 
 MINUTES = int(os.environ.get("SOAK_MINUTES", "60"))
@@ -27,15 +27,9 @@ def used(units: str) -> float:
 
 @pytest.fixture
 def limits_of_a_shared_machine():
-    for host in (APP, DB):
-        on(host, "rm -f /run/known.json; systemctl reset-failed")
-    look_now(MACHINE)
     # Asked as often as by default.
-    on(DB, f"cp -p {CONFIG} /run/throat.yml; sed -i 's/_interval: 5s/_interval: 30s/' {CONFIG}; systemctl reload prometheus")
-    yield
-    on(DB, f"cp -p /run/throat.yml {CONFIG}; systemctl reload prometheus")
-    for host in (APP, DB):
-        on(host, f"cp -p /run/known.json {KNOWN}; rm /run/known.json; systemctl restart throat-metrics")
+    with altered(MACHINE, CONFIG, "s/_interval: 5s/_interval: 30s/"):
+        yield
 
 
 @pytest.mark.campaign
