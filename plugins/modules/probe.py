@@ -204,6 +204,13 @@ SELECT json_build_object(
   'is_replica', pg_is_in_recovery())
 """
 
+# (Of a table that is not there the server would log that somebody has asked for it.)
+NOTED = """SELECT to_regclass('{notes}') IS NOT NULL AS is_there \\gset
+\\if :is_there
+SELECT noted FROM {notes} WHERE name = 'status';
+\\endif
+"""
+
 
 def units(shown: str, booted: float) -> dict[str, dict[str, object]]:
     """Return the units, by name, of what "systemctl show" prints of the properties PROPERTIES; booted: seconds since 1970 at which its clock began."""
@@ -356,6 +363,9 @@ def ask_postgres(told: dict[str, object]) -> dict[str, object]:
         answers = [json.loads(line) for line in said.splitlines() if line[:1] in "{["]
         found |= next((answer for answer in answers if isinstance(answer, dict)), {})
         found["migrations"] = next((answer for answer in answers if isinstance(answer, list)), None)
+        if told.get("notes") and not found.get("is_replica"):
+            _status, said = run(*psql[:-1], "postgres", stdin=None, input=NOTED.format(notes=told["notes"]).encode(), **how)
+            found["backups"] = backup_records(said)
     return found
 
 
@@ -567,6 +577,7 @@ def ask(told: dict[str, object]) -> dict[str, object]:
         migrations = sorted(os.path.basename(file)[:-3] for file in glob.glob(f"{live}/migrations/*.py") if not os.path.basename(file).startswith("_"))
         wanted = f"/etc/systemd/system/timers.target.wants/{site}-backup@full.timer"
         load = os.getloadavg()
+        answers = {name: answer.result() for name, answer in questions.items()}
         probe = {
             "time": round(began),
             "booted": round(booted),
@@ -576,14 +587,15 @@ def ask(told: dict[str, object]) -> dict[str, object]:
             "workers": {name: answer.result() for name, answer in asked.items()},
             "release": {"name": current, "since": round(since)} if current else None,
             "migrations": migrations,
-            **{name: answer.result() for name, answer in questions.items()},
+            **answers,
             "certificates": files,
             "disks": disks(space.result() for space in spaces),
             **memory(read("/proc/meminfo")),
             "load": {"five": round(load[1], 2), "cores": os.cpu_count()},
             "reboot": reboot_reason(),
             "updates": pending.result(),
-            "backups": backup_records(read(f"/var/lib/{site}-backup/status.json")),
+            # Whoever leads a cluster has made them, or whoever has led before.
+            "backups": answers.get("postgres", {}).pop("backups", None) or backup_records(read(f"/var/lib/{site}-backup/status.json")),
             "backups_since": os.lstat(wanted).st_mtime if os.path.lexists(wanted) else None,
         }
     # Whoever has asked knows when this has come back, which says more of a clock than the way here.

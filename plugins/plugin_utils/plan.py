@@ -412,6 +412,7 @@ class Site:
             "throat_backup_key": self.secret(host, "backup_key"),
             "throat_backup_database": self.name if host in self.group("postgres") else "",
             "throat_backup_cluster": self.is_production,
+            "throat_backup_members": self.members if host in self.members else [],
             "throat_backup_postgres_port": self.value(host, "postgres_port"),
             "throat_backup_files": [f"{state}/uploads", f"{state}/thumbs", f"/etc/{self.name}"] * sends,
             "throat_backup_mount": state if sends and self.sharing(host) else "",
@@ -594,11 +595,15 @@ class Site:
                 f"throat_cluster_password: not set, but required (by it {hosts} know each other, and etcd them); make one (openssl rand -hex 24), "
                 "and keep it in a vault"
             )
-        if any(self.value(host, "throat_backup") for host in self.hosts):
+        kept = [self.arguments(host, "throat_backup") for host in self.members if "throat_backup" in self.roles(host)]
+        if any(found["is_own"] for made in kept for found in backup.repositories(made)):
             lines.append(
-                f"throat_backup: true, but backups do not know yet which of {hosts} to ask; set it to false for the group throat, "
-                "and dump the database by a timer of your own"
+                f"throat_backup_repositories: a directory of each host's own, but whichever of {hosts} leads goes on with the same backups; "
+                "name a place that all of them reach (type sftp or s3, or the path of a directory that is mounted on each)"
             )
+        elif kept and (len(kept) < len(self.members) or any(made[name] != kept[0][name] for made in kept for name in ("key", "repositories"))):
+            said = f"not the same for all of {hosts}, but whichever leads goes on with the same backups; set it once, for the group postgres"
+            lines.append(f"throat_backup_repositories: {said}")
         if not self.is_production:
             lines.append(f"postgres: {hosts} are in this group, but a cluster belongs to the site of the configuration production; name one host")
         for name in ("postgres_port", "postgres_patroni_port"):

@@ -42,11 +42,11 @@ KNOWN = {
     "site": ("name", "is_production", "public_url", "roles", "apps", "workers", "pooling", "pooler_host", "status_limits"),
     "throat_gunicorn": ("workers", "listen_address", "listen_port", "trusted_proxy_count", "runtime"),
     "nginx": ("tls_mode", "tls_certificate", "server_name", "http_port", "https_port"),
-    "postgres": ("port", "listen_addresses", "tls_certificate", "max_connections", "server_settings"),
+    "postgres": ("site", "port", "listen_addresses", "tls_certificate", "max_connections", "server_settings", "members"),
     "etcd": ("port",),
     "pgbouncer": ("port", "client_networks", "tls_certificate", "max_db_connections", "databases"),
     "redis": ("instance", "listen_addresses", "port", "user"),
-    "throat_backup": ("site", "database", "repositories"),
+    "throat_backup": ("site", "database", "files", "repositories"),
     "throat_metrics": ("exporters",),
 }
 Roles = Mapping[str, Mapping[str, Any]]
@@ -95,6 +95,9 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
         told["certificates"] += _web_certificates(web)
     if "postgres" in roles:
         told["postgres"] = {"port": roles["postgres"]["port"], "database": site}
+        if roles["postgres"]["members"] and "throat_backup" in roles:
+            # Where whoever leads has noted how the backups went.
+            told["postgres"]["notes"] = f"{site}_backup.notes"
         if len(roles["postgres"]["listen_addresses"]) > 1:
             told["certificates"].append(roles["postgres"]["tls_certificate"])
     if "pgbouncer" in roles:
@@ -594,7 +597,11 @@ def backup_findings(host: Host) -> Iterator[Finding]:
     now, made = host.probe["time"], f"{host.site}-backup"
     for kind in ("full", "differential", "drill"):
         yield from unit_findings(host, f"{made}@{kind}.timer", "backup", "")
-    for name, limit in (("backup", host.limits["backup_hours"] * 3600), ("drill", host.limits["drill_days"] * DAY)):
+    # Who follows makes backups of its files alone.
+    follows = host.roles.get("postgres", {}).get("members") and host.probe["postgres"].get("leader") != host.name
+    actions = {"backup": host.limits["backup_hours"] * 3600, "drill": host.limits["drill_days"] * DAY}
+    for name in [] if follows and not host.roles["throat_backup"]["files"] else ["backup"] if follows else actions:
+        limit = actions[name]
         last, look = host.probe["backups"].get(name), f"journalctl -u '{made}@*' -n 50"
         # A host is new for as long.
         at = last["at"] if last else host.probe["backups_since"]

@@ -114,7 +114,7 @@ def test_drills_take_turns_and_stay_with_what_has_failed():
 
 
 def test_old_sets_stay_from_a_drill_that_finds_a_broken_one_until_one_that_goes_well(tmp_path):
-    host = backup.Host({"site": "throat", "database": "throat", "repositories": [], "state_dir": str(tmp_path)})
+    host = backup.Host({"site": "throat", "database": "throat", "members": [], "repositories": [], "state_dir": str(tmp_path)})
 
     def drill(said: str, looks: bool) -> bool:
         def run() -> dict:
@@ -154,6 +154,17 @@ def test_wal_that_is_missing_is_found_by_its_numbers():
     there = [(1, 0, 254), (1, 0, 255), (1, 1, 0), (1, 1, 3), (2, 1, 3), (2, 1, 4)]
     listed = {segment.format(*numbers): {"time": 100 + place} for place, numbers in enumerate(there)} | {"17-1/00000002.history": {"time": 1}}
     assert backup.find_gaps(json.dumps(listed)) == [(101, 103)] and backup.find_gaps("") == []
+
+
+def test_wal_is_missing_between_one_leader_and_the_next_where_the_first_had_not_archived_it():
+    segment = "17-1/{0:08X}{1:08X}/{0:08X}{1:08X}{2:08X}-" + "a" * 40 + ".zst"
+
+    def gaps(*there):
+        return backup.find_gaps(json.dumps({segment.format(*numbers): {"time": 100 + place} for place, numbers in enumerate(there)}))
+
+    # The next one begins in the middle of a segment, and archives all of it.
+    assert gaps((1, 0, 7), (1, 0, 8), (2, 0, 8), (2, 0, 9)) == gaps((1, 0, 7), (1, 0, 8), (2, 0, 9)) == []
+    assert gaps((1, 0, 7), (1, 0, 8), (2, 0, 10)) == [(100, 102)]
 
 
 @pytest.mark.parametrize(
@@ -298,6 +309,6 @@ def test_a_repository_is_of_the_server_that_was_upgraded_or_of_another(tmp_path,
     for path, identifier in there.items():
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_bytes(identifier.to_bytes(8, sys.byteorder) + b"more")
-    host = backup.Host({"site": "throat", "database": "throat", "repositories": [], "state_dir": "", "stanza": "throat", "data_dir": str(tmp_path / "17/main")})
+    host = backup.Host({"site": "throat", "database": "throat", "members": [], "repositories": [], "state_dir": "", "stanza": "throat", "data_dir": str(tmp_path / "17/main")})
     host.by_itself = lambda *_arguments: types.SimpleNamespace(stdout=INFO)
     assert host.is_own_past({}) is is_ours

@@ -182,6 +182,18 @@ def test_whoever_has_clients_of_a_cluster_asks_itself_who_leads():
     assert "cluster-secret" not in json.dumps(hosts["host1"])
 
 
+def test_members_of_a_cluster_share_their_backups():
+    told = [{"type": "local", "path": "/mnt/backup"}]
+    shared = {host: {**variables, "throat_backup": True, "throat_backup_repositories": told} for host, variables in CLUSTER.items()}
+    groups = {"throat": list(CLUSTER), "postgres": ["host2", "host3", "host4"]}
+    hosts = make(hosts=shared, groups=groups)["hosts"]
+    assert [hosts[host]["throat_backup"]["members"] for host in CLUSTER] == [[], *[["host2", "host3", "host4"]] * 3]
+    assert len({hosts[host]["postgres"]["archive_command"] for host in groups["postgres"]} - {""}) == 1
+    for change in ({"throat_backup": False}, {"throat_backup_repositories": [{"type": "local", "path": "/mnt/other"}]}):
+        (line,) = make(hosts={**shared, "host3": {**shared["host3"], **change}}, groups=groups)["refusals"]
+        assert line.startswith("throat_backup_repositories: not the same for all of host2, host3, host4")
+
+
 def test_etcd_may_have_hosts_of_its_own():
     groups = {"postgres": ["host1", "host2", "host3"], "etcd": ["host2", "host3", "host4"]}
     hosts = cluster(groups)["hosts"]

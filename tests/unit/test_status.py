@@ -485,15 +485,29 @@ MEMBERS = [
     ],
 )
 def test_cluster_says_who_leads_and_who_follows(change, says):
+    made, results = in_cluster(throat_backup=False)
+    change({host: result["probe"] for host, result in results.items()})
+    told = report(made, results)
+    assert [(finding["level"], finding["host"], finding["seen"]) for finding in wrong(told)] == says
+    assert not says or all(finding["command"] for finding in wrong(told))
+
+
+def test_backups_of_a_cluster_are_told_of_by_whoever_leads():
+    made, results = in_cluster(throat_backup_repositories=[{"type": "local", "path": "/mnt/backup"}])
+    for host in ("db1", "db2", "db3"):
+        put("backups", {"backup": {"at": NOW - 9 * 86400, "ok": True, "said": ""}})(results[host]["probe"])
+    assert [(finding["host"], finding["subject"]) for finding in wrong(report(made, results))] == [("db3", "backup")]
+    assert status.status_questions(made["hosts"]["db1"], "db1")["postgres"]["notes"] == "throat_backup.notes"
+
+
+def in_cluster(**variables):
+    """Three hosts with the database, of which db3 leads, and one with the rest: their plan, and what they answer where all is well."""
     databases = ["db1", "db2", "db3"]
     groups = {"throat": ["app", *databases], "postgres": databases, **{name: ["app"] for name in ("pgbouncer", "redis", "throat_gunicorn", "nginx")}}
-    made = planned(groups, throat_backup=False, throat_cluster_password="cluster-secret-which-nobody-sees")
+    made = planned(groups, throat_cluster_password="cluster-secret-which-nobody-sees", **variables)
     results = answers(made)
     probes = {host: result["probe"] for host, result in results.items()}
     for host in databases:
         probes[host]["postgres"] |= {"unit": "patroni@17-main", "leader": "db3", "members": copy.deepcopy(MEMBERS)}
         probes[host]["etcd"] = {"answers": True, "has_majority": True}
-    change(probes)
-    told = report(made, results)
-    assert [(finding["level"], finding["host"], finding["seen"]) for finding in wrong(told)] == says
-    assert not says or all(finding["command"] for finding in wrong(told))
+    return made, results

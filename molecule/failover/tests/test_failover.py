@@ -44,6 +44,15 @@ def rows(host: str, there) -> list[str]:
     return on(host, f"""runuser -u postgres -- psql -d throat -Atqc "SELECT value FROM user_metadata WHERE value LIKE '{there.name}-%'" """).split()
 
 
+def count_posts(host: str = "") -> int:
+    """Rows that visitors have written, as a member has them; of whoever leads, where none is named."""
+    return int(on(host or leader(), "runuser -u postgres -- psql -d throat -Atqc 'SELECT count(*) FROM user_metadata'"))
+
+
+def backups(host: str) -> dict:
+    return json.loads(on(host, "throat-backup list --json"))
+
+
 def without_writes(there, since: float) -> float:
     """The longest time in which no post was answered."""
     answered = sorted(visit.began + visit.seconds for visit in there.visits if visit.kind == "post" and not visit.failure and visit.began + visit.seconds > since)
@@ -79,6 +88,15 @@ def test_one_leads_and_the_others_follow(urls, answers_again):
     answers_again(30)
     wait_until_all_are_well()
     assert set(members()) == set(MEMBERS)
+
+
+def test_whoever_leads_makes_the_backups(run_site):
+    said = run_site(playbook="playbooks/backup.yml").said
+    before = leader()
+    assert {host for host in MEMBERS if f"Backups of throat on {host}, in /mnt/backup" in said} == {before}
+    assert {host for host in MEMBERS if f"Backups of throat on {host}: another of " in said} == set(MEMBERS) - {before}
+    (first,) = backups(before)["sets"]
+    assert first["host"] == before and first["rows"]["public.user_metadata"] == count_posts()
 
 
 def test_nobody_is_let_in_without_a_password():
@@ -130,6 +148,30 @@ def test_host_of_the_leader_is_gone_and_comes_back(there, run_site):
     finally:
         subprocess.run(["docker", "start", gone], check=True, capture_output=True)
     print(f"all members are well {wait_until_all_are_well(180):.0f} s after it has come back")
+
+
+def test_whoever_leads_next_goes_on_with_the_backups():
+    wait_until_all_are_well()
+    now = leader()
+    first = backups(now)["sets"][0]
+    assert first["host"] != now
+    on(now, "throat-backup now && throat-backup drill")
+    there = backups(now)
+    assert [found["host"] for found in there["sets"]][::len(there["sets"]) - 1] == [first["host"], now]
+    # Of the newest, whose WAL is of another leader than that of the backup that it begins from.
+    assert there["sets"][-1]["proven"] and there["status"]["backup"]["ok"] and "WAL is missing" not in there["text"]
+
+
+def test_a_set_of_a_leader_of_before_is_restored_and_undone(run_site, answers_again):
+    now, posts = leader(), count_posts()
+    first = backups(now)["sets"][0]
+    assert first["rows"]["public.user_metadata"] < posts
+    run_site({"restore_to": first["set"]}, playbook="playbooks/restore.yml")
+    assert leader() == now
+    answers_again(20)
+    assert [count_posts(host) for host in MEMBERS] == [first["rows"]["public.user_metadata"]] * 3
+    run_site({"undo": True}, playbook="playbooks/restore.yml")
+    assert [count_posts(host) for host in MEMBERS] == [posts] * 3
 
 
 def test_what_has_become_of_it_stays(run_site):

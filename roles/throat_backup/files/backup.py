@@ -18,6 +18,9 @@ Usage: <site>-backup try < FILE              whether the repositories that a new
        <site>-backup restored                all is back: make backups again
 
 What cannot be done is said in one line on standard error, with status 1. The last result of each is in <state_dir>/status.json.
+
+Where several hosts have the database together, whichever leads makes the backups of it, and what it notes of them is in the database "postgres" as well,
+so that whichever leads next goes on from there. The others make those of their files alone.
 """
 
 from __future__ import annotations
@@ -57,6 +60,8 @@ LOCKED_SECONDS = 900
 PATIENCE_SECONDS = 45
 # restic takes so many names at once.
 CHUNK = 500
+KINDS = ("full", "differential", "now")
+FOR_WHOEVER_LEADS = (*KINDS, "drill", "list", "choose", "bring", "exchange", "undo", "undoable")
 
 
 class Refused(Exception):
@@ -96,6 +101,11 @@ def read_moment(text: str) -> datetime.datetime | None:
         raise Refused(f"restore_to: {text} is no moment ({error}); write it as '2026-11-27 08:00:00+00'") from None
 
 
+def servers(text: str, stanza: str) -> list[dict[str, Any]]:
+    """Return the servers that a repository is of, by "pgbackrest info --output=json"."""
+    return [server for entry in json.loads(text or "[]") if entry["name"] == stanza for server in entry.get("db", [])]
+
+
 def read_info(text: str, stanza: str) -> list[dict[str, Any]]:
     """Return the sound backups of "pgbackrest info --output=json", the oldest first: [{"label", "kind", "repo", "version", "began", "ended", "size",
     "stored"}]; version: of PostgreSQL, which an upgrade has changed since."""
@@ -129,14 +139,19 @@ def find_gaps(text: str) -> list[tuple[int, int]]:
             archive, timeline, high, low = match.groups()
             # 256 of 16 MiB each.
             timelines.setdefault(f"{archive}/{timeline}", []).append((int(high, 16) * 256 + int(low, 16), found["time"]))
-    ordered = [sorted(segments) for segments in timelines.values()]
+    ordered = {name: sorted(segments) for name, segments in timelines.items()}
     # What came last before may have waited long; the one before that was full when it began.
-    return [
+    gaps = [
         (segments[max(place - 1, 0)][1], segments[place + 1][1])
-        for segments in ordered
+        for segments in ordered.values()
         for place in range(len(segments) - 1)
         if segments[place + 1][0] > segments[place][0] + 1
     ]
+    # Where another server has led from, it begins with the segment that the one before was in, whose last one the archive may never have had.
+    for (name, before), (following, after) in zip(sorted(ordered.items()), sorted(ordered.items())[1:]):
+        if name.rpartition("/")[0] == following.rpartition("/")[0] and after[0][0] > before[-1][0] + 1:
+            gaps.append((before[max(len(before) - 2, 0)][1], after[0][1]))
+    return gaps
 
 
 def explained(said: str, repositories: Sequence[Mapping[str, Any]], status: int) -> str:
@@ -268,6 +283,8 @@ class Host:
         self.repositories: list[dict[str, Any]] = told["repositories"]
         self.state = pathlib.Path(told["state_dir"])
         self.sets_dir = self.state / "sets"
+        # Hosts that have the database together; none where this one has it alone.
+        self.members: list[str] = told["members"]
         self.restored = f"{self.site}_restored"
         # Number of the repository whose backup of the database a drill is about, and whether it has come as far as to look at one.
         self.proving, self.is_proving = 0, False
@@ -333,8 +350,56 @@ class Host:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    # What the hosts of a cluster know of each other's backups
+
+    def follows(self) -> bool:
+        """Whether another host leads, which makes the backups of the database."""
+        return bool(self.members) and self.ask("SELECT pg_is_in_recovery()") == "t"
+
+    @property
+    def notes(self) -> str:
+        """The table of what whoever leads notes, by names: sets/<set>, status, gaps."""
+        return f"{self.site}_backup.notes"
+
+    def noted(self) -> dict[str, Any]:
+        """Return what whoever has led has noted; empty where nobody has yet."""
+        with contextlib.suppress(Refused):
+            question = f"""SELECT to_regclass('{self.notes}') IS NOT NULL AS is_there \\gset
+                \\if :is_there
+                  SELECT json_object_agg(name, noted) FROM {self.notes};
+                \\endif"""
+            return json.loads(self.ask(question) or "null") or {}
+        return {}
+
+    def tell(self, name: str, noted: Any) -> None:
+        """Note something for whichever host leads next; None: not any more. (Where the server is down there is nobody to tell.)"""
+        value = json.dumps(noted).replace("'", "''")
+        with contextlib.suppress(Refused):
+            if self.members and not self.follows():
+                self.ask(
+                    f"""SET client_min_messages = warning;
+                    CREATE SCHEMA IF NOT EXISTS {self.site}_backup;
+                    CREATE TABLE IF NOT EXISTS {self.notes} (name text PRIMARY KEY, noted json NOT NULL);
+                    DELETE FROM {self.notes} WHERE name = '{name}';"""
+                    + (f"INSERT INTO {self.notes} VALUES ('{name}', '{value}');" if noted is not None else "")
+                )
+
+    def learn(self) -> None:
+        """Take over what another host has noted while it led."""
+        noted = self.noted() if self.members else {}
+        if not noted or not self.sets_dir.is_dir():
+            return
+        sets = {name.removeprefix("sets/"): value for name, value in noted.items() if name.startswith("sets/")}
+        for path in self.sets_dir.glob("*.json"):
+            if path.stem not in sets:
+                path.unlink()
+        for name, manifest in sets.items():
+            write(self.sets_dir / f"{name}.json", manifest, 0o600)
+        write(self.gaps_file, noted.get("gaps", []), 0o600)
+
     def sets(self) -> list[dict[str, Any]]:
         """Return the manifests, the oldest first."""
+        self.learn()
         return [json.loads(path.read_text()) for path in sorted(self.sets_dir.glob("*.json"))]
 
     def backups(self) -> list[dict[str, Any]]:
@@ -348,11 +413,13 @@ class Host:
 
     def keep(self, manifest: Mapping[str, Any]) -> None:
         write(self.sets_dir / f"{manifest['set']}.json", manifest, 0o600)
+        self.tell(f"sets/{manifest['set']}", manifest)
 
     def status(self) -> dict[str, Any]:
-        """Return the last result of each action."""
+        """Return the last result of each action, of whichever host has led."""
         path = self.state / "status.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        own = json.loads(path.read_text()) if path.exists() else {}
+        return self.noted().get("status", own) if self.members else own
 
     def expires(self) -> bool:
         """Whether old sets may go: not while a drill has found what cannot be restored, or the last one that can would make room for those that cannot."""
@@ -364,7 +431,9 @@ class Host:
         last = before.get(action, {}).get("last_success", "")
         at = shown(datetime.datetime.now(UTC))
         result = {"at": at, "ok": not failure, "said": failure, "last_success": last if failure else at, **more}
-        write(self.state / "status.json", {**before, action: result}, 0o644)
+        status = {**before, action: result}
+        write(self.state / "status.json", status, 0o644)
+        self.tell("status", status)
 
     def present(self, repository: Mapping[str, Any]) -> None:
         """Stop where the place of a repository is not there: a mount that is gone would be written beneath, and restic asks a dead server for 15 minutes."""
@@ -393,9 +462,16 @@ class Host:
     # Repositories
 
     @property
-    def waits(self) -> pathlib.Path:
-        """Is there while a repository has backups of a server that is no more: no set is made and nothing expires until it is decided what becomes of them."""
+    def waits_file(self) -> pathlib.Path:
         return self.state / "of-another-server"
+
+    def waits(self) -> bool:
+        """Whether a repository has backups of a server that is no more: no set is made and nothing expires until it is decided what becomes of them."""
+        return "waits" in self.noted() or self.waits_file.exists()
+
+    def wait(self) -> None:
+        self.waits_file.touch()
+        self.tell("waits", True)
 
     def prepare(self, take_over: bool = False) -> list[str]:
         """Make what the repositories need; returns what was done. take_over: the server that they are of is no more."""
@@ -405,7 +481,11 @@ class Host:
                 directory.mkdir(parents=True)
                 directory.chmod(mode)
         self.introduce()
-        for repository in self.repositories:
+        follows = self.follows()
+        if follows:
+            for repository in self.repositories:
+                self.find_shared(repository)
+        for repository in self.repositories if not follows else []:
             if repository["is_own"] and not os.path.isdir(repository["path"]):
                 os.makedirs(repository["path"])
                 os.chmod(repository["path"], 0o755)
@@ -419,9 +499,14 @@ class Host:
             elif self.recall(repository):
                 # (What hosts share has not gone with one of them.)
                 if not self.told["mount"]:
-                    self.waits.touch()
+                    self.wait()
                 done.append(f"found {len(self.sets())} sets in {repository['place']}")
-        if self.told["owns_cluster"]:
+        if self.members and not follows:
+            # Of before it had others beside it, or of a repository.
+            self.learn()
+            for path in sorted(self.sets_dir.glob("*.json")):
+                self.keep(json.loads(path.read_text()))
+        if self.told["owns_cluster"] and not follows:
             done += [line for repository in self.repositories for line in self.make_stanza(repository, take_over)]
             # What is being archived as a place leaves the list goes on for two minutes, and then comes what has waited.
             self.pgbackrest("check", "--archive-timeout=300")
@@ -429,6 +514,15 @@ class Host:
         (self.state / "told").write_text(told)
         (self.state / "told").chmod(0o600)
         return done
+
+    def find_shared(self, repository: Mapping[str, Any]) -> None:
+        """Stop where a repository is not the one that whoever leads has made: a directory may be there on each host, and not be the same."""
+        self.present(repository)
+        if not self.opens(repository) or not servers(self.by_itself(repository, "info", "--output=json").stdout, self.told["stanza"]):
+            raise Refused(
+                f"throat_backup_repositories: {repository['place']} of {self.told['host']} is not the one that {', '.join(self.members)} share; "
+                "mount the same on each of them, and run playbooks/site.yml for all of them"
+            )
 
     def opens(self, repository: Mapping[str, Any]) -> bool:
         """Whether there is a repository of restic; stops where there is one that does not open."""
@@ -509,10 +603,10 @@ class Host:
                     "if it is no more, run this again with -e throat_backup_take_over=true, else name another place"
                 )
             made = self.by_itself(repository, "stanza-upgrade")
-            self.waits.touch()
+            self.wait()
         if made.returncode:
             raise Refused(explained(made.stdout + made.stderr, [repository], made.returncode))
-        return [f"{repository['place']} has backups of a server that was here before; playbooks/restore.yml brings them back"] if self.waits.exists() else []
+        return [f"{repository['place']} has backups of a server that was here before; playbooks/restore.yml brings them back"] if self.waits() else []
 
     def is_own_past(self, repository: Mapping[str, Any]) -> bool:
         """Whether the server that a repository is of is another cluster of this host, which this one was upgraded from, or has gone back to."""
@@ -537,9 +631,10 @@ class Host:
         return True
 
     def snapshots(self, repository: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the site's snapshots of this host, of any host where it has none (its name may be another one now), the oldest first."""
+        """Return the site's snapshots of this host, of any host where it has none (its name may be another one now) or others make sets as well, the oldest
+        first."""
         found = json.loads(self.restic(repository, "snapshots", "--json", "--tag", self.site).stdout or "[]")
-        mine = [snapshot for snapshot in found if snapshot["hostname"] == self.told["host"]] or found
+        mine = [snapshot for snapshot in found if snapshot["hostname"] == self.told["host"] and not self.members] or found
         return sorted(mine, key=lambda snapshot: snapshot["time"])
 
     # Making a set
@@ -597,6 +692,7 @@ class Host:
             said = f"WAL is missing in {repository['place']}: no moment from {{}} can be restored, nor one from there to the next backup"
             found += [said.format(span) for span in spans]
         write(self.gaps_file, found, 0o600)
+        self.tell("gaps", found)
         return [gap for gap in found if gap not in known]
 
     def release(self) -> str:
@@ -607,11 +703,12 @@ class Host:
 
     def backup(self, kind: str) -> dict[str, Any]:
         """Make a set. Files go to each repository that can be written; the database to all or to none, as its WAL does, without which no backup is whole."""
-        if self.waits.exists():
+        if self.waits():
             raise Refused(
                 f"backups of a server that was here before wait to be restored (playbooks/restore.yml); {self.site}-backup anew begins without them"
             )
-        if self.database:
+        leads = bool(self.database) and not self.follows()
+        if leads:
             self.open_again()
             # Of a drill that was killed.
             self.clear_side()
@@ -620,7 +717,7 @@ class Host:
         began = time.monotonic()
         writable: list[dict[str, Any]] = []
         there, failures = self.reachable()
-        has_database = bool(self.database) and not (self.told["owns_cluster"] and failures)
+        has_database = leads and not (self.told["owns_cluster"] and failures)
         for repository in there:
             try:
                 if has_database and self.told["owns_cluster"]:
@@ -646,7 +743,9 @@ class Host:
         manifest["seconds"] = round(time.monotonic() - began, 1)
         if failures:
             raise Refused("; ".join(dict.fromkeys(failures)))
-        self.keep(manifest)
+        # (Without its database it is no set.)
+        if leads or not self.database:
+            self.keep(manifest)
         return manifest
 
     def mark(self, name: str) -> dict[str, Any]:
@@ -680,11 +779,11 @@ class Host:
             with contextlib.suppress(FileNotFoundError):
                 manifest["sample"][path] = checksum(path)
         manifest["files"] = {"count": len(sent), "bytes": sum(sent.values())}
-        # (Without its database it is no set.)
-        if "rows" in manifest or not self.database:
+        is_set = "rows" in manifest or not self.database
+        if is_set:
             self.keep(manifest)
         mine = ["--host", self.told["host"], "--tag", self.site]
-        said = self.restic(repository, "backup", "--json", "--quiet", *mine, *places, str(self.sets_dir)).stdout
+        said = self.restic(repository, "backup", "--json", "--quiet", *mine, *places, *[str(self.sets_dir)] * is_set).stdout
         summary = json.loads(said.strip().splitlines()[-1])
         manifest.setdefault("snapshots", {})[repository["place"]] = summary["snapshot_id"]
         if not self.expires():
@@ -702,6 +801,7 @@ class Host:
             for manifest in self.sets():
                 if meant(manifest["set"]).timestamp() < first:
                     (self.sets_dir / f"{manifest['set']}.json").unlink()
+                    self.tell(f"sets/{manifest['set']}", None)
         else:
             for manifest in self.sets():
                 if datetime.datetime.now(UTC) - meant(manifest["set"]) > datetime.timedelta(days=self.told["files_days"]):
@@ -795,7 +895,7 @@ class Host:
     def choice(self, to: str) -> dict[str, Any]:
         """Return what is meant, after all that was written until now has reached the archive."""
         place = ""
-        if not self.waits.exists() and self.database and re.match(r"newest$|\d{4}-", to):
+        if not self.waits() and self.database and re.match(r"newest$|\d{4}-", to):
             place = self.archive()
         chosen, mine = choose(to, self.sets(), self.backups(), datetime.datetime.now(UTC)), pathlib.Path(self.told["bin_dir"]).parent.name
         if float(chosen["version"] or 0) > float(mine):
@@ -872,9 +972,10 @@ class Host:
 
     def begin(self) -> bool:
         """Make backups again; whether they have waited."""
-        if not self.waits.exists():
+        if self.follows() or not self.waits():
             return False
-        self.waits.unlink()
+        self.waits_file.unlink(missing_ok=True)
+        self.tell("waits", None)
         # What is written from now on is in no backup, whatever there is of the server of before.
         self.run("systemctl", "start", "--no-block", f"{self.site}-backup@full.service")
         return True
@@ -987,7 +1088,7 @@ class Host:
             lines += [f"Kept by earlier restores: {', '.join(states)}"] if states else []
             if not self.expires():
                 lines.append("NOTHING EXPIRES until a drill ends well.")
-            if self.waits.exists():
+            if self.waits():
                 lines.append("They are of a server that was here before; none is made and none removed until playbooks/restore.yml has brought one back.")
         for action, last in status.items():
             lines.append(f"Last {action}: {last['at']}, {'well' if last['ok'] else 'FAILED: ' + last['said']}")
@@ -1046,15 +1147,26 @@ def act(host: Host, action: str, rest: Sequence[str]) -> Any:
         return host.prepare("take-over" in rest)
     if action in ("anew", "restored"):
         return {"begun": host.begin()}
-    if action in ("full", "differential", "now"):
+    if action in FOR_WHOEVER_LEADS and host.follows() and not (action in KINDS and host.told["files"]):
+        said = f"another of {', '.join(host.members)} leads, where the backups of the database are made"
+        if action in (*KINDS, "drill"):
+            return said
+        if action == "list":
+            return {"text": f"Backups of {host.site} on {host.told['host']}: {said}.", "sets": [], "window": "", "status": host.status(), "states": []}
+        raise Refused(f"{said}; ask it there")
+    if action in KINDS:
+        follows = host.follows()
         last = host.sets()[-1:]
-        if action == "differential" and last and datetime.datetime.now(UTC) - meant(last[0]["set"]) < YOUNG:
+        if action == "differential" and last and not follows and datetime.datetime.now(UTC) - meant(last[0]["set"]) < YOUNG:
             return f"{last[0]['set']} is young enough"
         try:
             made = host.backup(action)
         except Exception as failed:
             host.note("backup", str(failed) or repr(failed))
             raise
+        if follows:
+            host.note("backup", seconds=made["seconds"])
+            return made
         host.forget()
         lost = "; ".join(host.new_gaps())
         host.note("backup", lost, set=made["set"], seconds=made["seconds"])
@@ -1107,7 +1219,7 @@ def main() -> int:
     try:
         # An exchange does not wait for a backup, since whoever asks waits for it.
         with host.alone() if action not in ("list", "undoable", "exchange", "undo") else contextlib.nullcontext():
-            if host.database and action in ("prepare", "choose", "undoable"):
+            if host.database and action in ("prepare", "choose", "undoable") and not host.follows():
                 host.open_again()
             done = act(host, action, rest)
     except (Refused, OSError) as refused:
