@@ -167,6 +167,7 @@ FILES = (
     "/etc/systemd/journald.conf.d/50-throat.conf",
     "/etc/pgbackrest/conf.d/{site}.conf",
     "/etc/systemd/system/timers.target.wants/{site}-backup@*",
+    "/var/lib/etcd/throat/member",
     "/etc/{site}-backup.json",
     "/usr/local/sbin/{site}-backup",
     "/usr/local/lib/throat-metrics/*",

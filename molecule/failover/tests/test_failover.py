@@ -1,6 +1,7 @@
 """A database on three hosts: another one leads, because somebody wants it or because the leader is gone, and nothing that was answered is lost."""
 
 import json
+import os
 import subprocess
 import time
 
@@ -148,6 +149,18 @@ def test_host_of_the_leader_is_gone_and_comes_back(there, run_site):
     finally:
         subprocess.run(["docker", "start", gone], check=True, capture_output=True)
     print(f"all members are well {wait_until_all_are_well(180):.0f} s after it has come back")
+
+
+def test_an_empty_machine_takes_the_place_of_one_that_is_gone(run_site, there):
+    gone = next(host for host, (role, _state) in members().items() if role == "Replica")
+    subprocess.run(["docker", "rm", "--force", "--volumes", gone], check=True, capture_output=True)
+    as_debian_is = {name: value for name, value in os.environ.items() if name != "TEST_IMAGES"}
+    run_site(playbook="molecule/shared/create.yml", env=as_debian_is)
+    before, since = leader(), time.monotonic()
+    assert run_site().changed > 10
+    print(f"{gone} is a member again {time.monotonic() - since + wait_until_all_are_well():.0f} s after the machine was there")
+    assert set(members()) == set(MEMBERS) and leader() == before
+    assert there.failed() == []
 
 
 def test_whoever_leads_next_goes_on_with_the_backups():
