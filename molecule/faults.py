@@ -100,9 +100,9 @@ def campaign(faults, heading, urls, pause, on_host, ask, run_site) -> None:
     assert all("| 0 |" in line and "**" not in line for line in lines)
 
 
-def write(heading: str, lines: list[str]) -> None:
-    """Put a table in the place of the one below a heading; other tables of the page stay."""
+def write(heading: str, lines: list[str], head: str = HEAD) -> None:
+    """Put a table in the place of the one below a heading, which has the same head; other tables of the page stay."""
     before, title, after = PAGE.read_text().partition(f"\n## {heading}\n")
-    said, _head, table = after.partition(HEAD)
+    said, _head, table = after.partition(head)
     _old, rule, following = table.partition("\n## ")
-    PAGE.write_text(before + title + said + HEAD + "".join(f"{line}\n" for line in lines) + rule + following)
+    PAGE.write_text(before + title + said + head + "".join(f"{line}\n" for line in lines) + rule + following)
