@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -11,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -78,6 +80,49 @@ def run_site(scenario):
         return Run(done.returncode, output, recap)
 
     return run
+
+
+# Run on a host with target to [address, ports] on its standard input; says which of them take a connection.
+SCAN = """
+import concurrent.futures, json, socket, sys
+def is_open(door):
+    try:
+        socket.create_connection(door[1:], 1.5).close()
+        return True
+    except OSError:
+        return False
+doors = [(name, address, port) for name, (address, ports) in json.load(sys.stdin).items() for port in ports]
+with concurrent.futures.ThreadPoolExecutor(64) as pool:
+    print(json.dumps([(name, port) for (name, _address, port), found in zip(doors, pool.map(is_open, doors)) if found]))
+"""
+
+
+@pytest.fixture
+def open_ports(run_site, tmp_path):
+    """Call it for two sets of (from, to, port): what each host, and this machine, which is another one of their network, reaches on each; and what the plan says."""
+
+    def ask(command: list[str], text: str = "") -> str:
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+    def scan() -> tuple[set[tuple[str, str, int]], set[tuple[str, str, int]]]:
+        run_site({"plan_file": str(tmp_path / "plan.json")}, playbook="playbooks/plan.yml")
+        hosts = json.loads((tmp_path / "plan.json").read_text())["hosts"]
+        addresses = {host: ask(["docker", "exec", host, "hostname", "-I"]).split()[0] for host in hosts}
+        doors, planned = {}, set()
+        for host, roles in hosts.items():
+            # What nobody listens at nobody reaches.
+            listening = [line.split()[3].rpartition(":") for line in ask(["docker", "exec", host, "ss", "-Hltn"]).splitlines()]
+            doors[host] = [addresses[host], sorted({int(port) for address, _, port in listening if not address.startswith(("127.", "[::1]"))})]
+            guarded = {service["port"]: service["addresses"] for service in roles["firewall"]["services"]}
+            for source, address in {**addresses, "controller": None}.items():
+                allowed = {port for port, clients in guarded.items() if address in clients} | set(roles["firewall"]["public_ports"])
+                planned |= {(source, host, port) for port in allowed if source != host}
+        with concurrent.futures.ThreadPoolExecutor(len(hosts)) as pool:
+            said = {source: pool.submit(ask, ["docker", "exec", "--interactive", source, "python3", "-c", SCAN], json.dumps(doors)) for source in hosts}
+            said["controller"] = pool.submit(ask, [sys.executable, "-c", SCAN], json.dumps(doors))
+            return {(source, host, port) for source, found in said.items() for host, port in json.loads(found.result()) if source != host}, planned
+
+    return scan
 
 
 @pytest.fixture(scope="session")
