@@ -63,6 +63,18 @@ def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
             if role == "redis":
                 others = ["application hosts"] if len(told["listen_addresses"]) > 1 else []
             rows.append((host, role, ", ".join(f"{address}:{told['port']}" for address in told["listen_addresses"]), ", ".join([local, *others])))
+        if "haproxy" in roles:
+            rows.append((host, "haproxy", ", ".join(f"{address}:{roles['haproxy']['port']}" for address in roles["haproxy"]["listen_addresses"]), local))
+        if roles.get("postgres", {}).get("members"):
+            own = next(member["address"] for member in roles["postgres"]["members"] if member["name"] == host)
+            rows.append((host, "patroni", f"{own}:{roles['postgres']['patroni_port']}", "members, and hosts with haproxy"))
+        if "etcd" in roles:
+            own = next(member for member in roles["etcd"]["members"] if member["name"] == host)
+            rows.append((host, "etcd", f"{own['address']}:{roles['etcd']['port']}, {own['address']}:{own['peer_port']}", "members"))
+        if "throat_metrics" in roles:
+            told = roles["throat_metrics"]
+            asked_by = local if told["listen_address"] == "127.0.0.1" else "monitoring"
+            rows += [(host, f"exporter {name}", f"{told['listen_address']}:{told['ports'][name]}", asked_by) for name in told["exporters"]]
     return rows
 
 

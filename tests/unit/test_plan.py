@@ -161,8 +161,11 @@ def test_tiers_on_hosts_of_their_own_listen_where_their_clients_come_from():
 CLUSTER = {f"host{number}": {"throat_address": f"10.0.0.{number}", "throat_backup": False, "throat_cluster_password": "cluster-secret"} for number in (1, 2, 3, 4)}
 
 
+CLUSTER_GROUPS = {"throat": list(CLUSTER), "postgres": ["host2", "host3", "host4"]}
+
+
 def cluster(groups=None):
-    return make(hosts=CLUSTER, groups={"throat": list(CLUSTER), "postgres": ["host2", "host3", "host4"], **(groups or {})})
+    return make(hosts=CLUSTER, groups={**CLUSTER_GROUPS, **(groups or {})})
 
 
 def test_whoever_has_clients_of_a_cluster_asks_itself_who_leads():
@@ -182,15 +185,23 @@ def test_whoever_has_clients_of_a_cluster_asks_itself_who_leads():
     assert "cluster-secret" not in json.dumps(hosts["host1"])
 
 
+def test_plan_of_a_cluster_shows_what_listens_for_it():
+    made = make(hosts={host: {**variables, "throat_metrics": True} for host, variables in CLUSTER.items()}, groups=CLUSTER_GROUPS)
+    lines = [" ".join(line.split()) for line in shown.plan_text(made).splitlines()]
+    assert "haproxy 127.0.0.1:6431 this host" in lines
+    assert "patroni 10.0.0.2:8008 members, and hosts with haproxy" in lines
+    assert "etcd 10.0.0.2:2379, 10.0.0.2:2380 members" in lines
+    assert "exporter postgres 127.0.0.1:9187 this host" in lines
+
+
 def test_members_of_a_cluster_share_their_backups():
     told = [{"type": "local", "path": "/mnt/backup"}]
     shared = {host: {**variables, "throat_backup": True, "throat_backup_repositories": told} for host, variables in CLUSTER.items()}
-    groups = {"throat": list(CLUSTER), "postgres": ["host2", "host3", "host4"]}
-    hosts = make(hosts=shared, groups=groups)["hosts"]
+    hosts = make(hosts=shared, groups=CLUSTER_GROUPS)["hosts"]
     assert [hosts[host]["throat_backup"]["members"] for host in CLUSTER] == [[], *[["host2", "host3", "host4"]] * 3]
-    assert len({hosts[host]["postgres"]["archive_command"] for host in groups["postgres"]} - {""}) == 1
+    assert len({hosts[host]["postgres"]["archive_command"] for host in CLUSTER_GROUPS["postgres"]} - {""}) == 1
     for change in ({"throat_backup": False}, {"throat_backup_repositories": [{"type": "local", "path": "/mnt/other"}]}):
-        (line,) = make(hosts={**shared, "host3": {**shared["host3"], **change}}, groups=groups)["refusals"]
+        (line,) = make(hosts={**shared, "host3": {**shared["host3"], **change}}, groups=CLUSTER_GROUPS)["refusals"]
         assert line.startswith("throat_backup_repositories: not the same for all of host2, host3, host4")
 
 
