@@ -362,7 +362,9 @@ class Host:
         return f"{self.site}_backup.notes"
 
     def noted(self) -> dict[str, Any]:
-        """Return what whoever has led has noted; empty where nobody has yet."""
+        """Return what whoever has led has noted; empty where nobody has yet, and on a host that has the database alone."""
+        if not self.members:
+            return {}
         with contextlib.suppress(Refused):
             question = f"""SELECT to_regclass('{self.notes}') IS NOT NULL AS is_there \\gset
                 \\if :is_there
@@ -386,7 +388,7 @@ class Host:
 
     def learn(self) -> None:
         """Take over what another host has noted while it led."""
-        noted = self.noted() if self.members else {}
+        noted = self.noted()
         if not noted or not self.sets_dir.is_dir():
             return
         sets = {name.removeprefix("sets/"): value for name, value in noted.items() if name.startswith("sets/")}
@@ -419,7 +421,7 @@ class Host:
         """Return the last result of each action, of whichever host has led."""
         path = self.state / "status.json"
         own = json.loads(path.read_text()) if path.exists() else {}
-        return self.noted().get("status", own) if self.members else own
+        return self.noted().get("status", own)
 
     def expires(self) -> bool:
         """Whether old sets may go: not while a drill has found what cannot be restored, or the last one that can would make room for those that cannot."""
@@ -782,8 +784,11 @@ class Host:
         is_set = "rows" in manifest or not self.database
         if is_set:
             self.keep(manifest)
+        paths = [*places, *[str(self.sets_dir)] * is_set]
+        if not paths:
+            return
         mine = ["--host", self.told["host"], "--tag", self.site]
-        said = self.restic(repository, "backup", "--json", "--quiet", *mine, *places, *[str(self.sets_dir)] * is_set).stdout
+        said = self.restic(repository, "backup", "--json", "--quiet", *mine, *paths).stdout
         summary = json.loads(said.strip().splitlines()[-1])
         manifest.setdefault("snapshots", {})[repository["place"]] = summary["snapshot_id"]
         if not self.expires():
