@@ -235,8 +235,8 @@ def member_errors(made: Mapping[str, Any], facts: Mapping[str, Any], host: str, 
     if not made.get("members"):
         if facts.get("patroni"):
             return [
-                f"postgres: {host} is a member of a cluster (Patroni), and would be its own server; a way back from several hosts to one is not known yet, "
-                "so put the other members back into the group postgres"
+                f"postgres: {host} is a member of a cluster (Patroni), and would be its own server, which it is not made again; put the other members "
+                "back into the group postgres, or restore onto an empty machine (docs/failover.md, Back to one host)"
             ]
         return []
     lines = []
