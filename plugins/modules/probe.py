@@ -83,6 +83,10 @@ options:
         description: Database of the site.
         type: str
         required: true
+      notes:
+        description: Table in which whoever leads has noted how the backups went, where several hosts have the database.
+        type: str
+        default: ""
   pgbouncer:
     description: The pooler, where the host has one.
     type: dict
@@ -531,7 +535,7 @@ def main() -> None:
         "workers": {"type": "list", "elements": "dict", "default": [], "options": {"name": text, "unit": text, "listen": text, "path": text}},
         "proxies": {"type": "int", "default": 1},
         "web": {"type": "dict", "options": {"name": text, "port": number, "tls": {"type": "bool", "required": True}, "closed": path}},
-        "postgres": {"type": "dict", "options": {"port": number, "database": text}},
+        "postgres": {"type": "dict", "options": {"port": number, "database": text, "notes": {"type": "str", "default": ""}}},
         "pgbouncer": {"type": "dict", "options": {"port": number, "server": {"type": "list", "elements": "str", "default": []}}},
         "etcd": {"type": "dict", "options": {"port": number}},
         "redis": {"type": "dict", "options": {"address": text, "port": number, "user": text, "operator": path}},
