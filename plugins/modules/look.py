@@ -143,6 +143,8 @@ FILES = (
     "/etc/redis/throat.conf",
     "/etc/redis/redis-{site}.conf",
     "/etc/redis/*-users.conf",
+    "/etc/redis/throat-sentinel.conf",
+    "/etc/redis/throat-member.sh",
     "/run/*-users.conf.told",
     "/etc/nginx/snippets/{site}-proxy-params.conf",
     "/etc/nginx/sites-enabled/*",

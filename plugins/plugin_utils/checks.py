@@ -103,7 +103,13 @@ def redis(arguments: Arguments) -> list[str]:
     )
     # Anything else, a password or a pattern of keys, would be another user than it looks.
     named = "the name of a command, of a subcommand (script|load) or of a category (@read), in lower case"
-    return lines + [line for command in arguments["commands"] for line in _named("redis_commands", command, r"@?[a-z]+(\|[a-z]+)?", named)]
+    lines += [line for command in arguments["commands"] for line in _named("redis_commands", command, r"@?[a-z]+(\|[a-z]+)?", named)]
+    members = arguments["members"]
+    if members and (arguments["instance"] or not arguments["member_password"] or not arguments["check_password"]):
+        lines.append("redis_members: set, which wants redis_member_password and redis_check_password as well, and no redis_instance")
+    elif members and arguments["member"] not in [member["name"] for member in members]:
+        lines.append(f"redis_member: {arguments['member'] or 'empty'}, but must be one of redis_members")
+    return lines + _addresses("redis_members", members)
 
 
 def nginx(arguments: Arguments) -> list[str]:
@@ -194,7 +200,9 @@ def etcd(arguments: Arguments) -> list[str]:
 
 
 def haproxy(arguments: Arguments) -> list[str]:
-    lines = _addresses("haproxy_servers", arguments["servers"])
+    lines = _addresses("haproxy_servers", arguments["servers"]) + _addresses("haproxy_redis_servers", arguments["redis_servers"])
+    if arguments["redis_servers"] and not arguments["redis_password"]:
+        lines.append("haproxy_redis_password: empty, but by it HAProxy asks haproxy_redis_servers who leads; set it to their redis_check_password")
     if not arguments["leader_socket"].startswith("/run/haproxy/"):
         lines.append(f"haproxy_leader_socket: {arguments['leader_socket']}, but must be below /run/haproxy")
     return lines

@@ -188,6 +188,8 @@ def host_errors(
             port("throat_metrics_ports", told["ports"][name], "mtail" if name == "mtail" else f"prometheus-{name}"[:15])
     if "redis" in roles:
         port("redis_port", roles["redis"]["port"], "redis-server")
+        if roles["redis"].get("members"):
+            port("redis_sentinel_port", roles["redis"]["sentinel_port"], "redis-sentinel")
     if "nginx" in roles:
         port("nginx_http_port", roles["nginx"]["http_port"], "nginx")
         if roles["nginx"]["tls_mode"] != "none":

@@ -55,7 +55,7 @@ def defaults() -> dict[str, Any]:
 
 def secrets_of(groups: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Return the secrets that a site needs, name to length."""
-    return SECRETS | (CLUSTER_SECRETS if topology.cluster_members(groups) else {})
+    return SECRETS | (CLUSTER_SECRETS if topology.cluster_members(groups) or topology.cluster_members(groups, "redis") else {})
 
 
 def owner_of(name: str) -> str | None:
@@ -132,6 +132,11 @@ class Site:
         return topology.cluster_members(self.groups)
 
     @functools.cached_property
+    def redis_members(self) -> list[str]:
+        """The hosts that have Redis together, none where one has it alone."""
+        return topology.cluster_members(self.groups, "redis")
+
+    @functools.cached_property
     def workers(self) -> dict[str, list[dict[str, Any]]]:
         return topology.app_workers(self.given, self.groups, defaults())
 
@@ -156,7 +161,7 @@ class Site:
         asking = {
             "postgres": [*self.apps, *self.budget["poolers"], *self.members],
             "pgbouncer": [app for app in self.apps if self.pooler_of(app) == host],
-            "redis": self.apps,
+            "redis": [*self.apps, *self.redis_members],
             "throat_gunicorn": self.group("nginx"),
             "throat_metrics": self.group("monitoring"),
         }[tier]
@@ -176,7 +181,8 @@ class Site:
         mine |= {"throat_metrics"} if self.value(host, "throat_metrics") else set()
         mine |= {"throat_backup"} if self.value(host, "throat_backup") and ("postgres" in groups or self.sends_files(host)) else set()
         mine = mine - {"etcd"} | ({"etcd"} if host in topology.voters(self.groups) else set())
-        mine |= {"haproxy"} if self.members and host in [*self.apps, *self.budget["poolers"]] else set()
+        asking = [*(self.apps if self.members or self.redis_members else []), *(self.budget["poolers"] if self.members else [])]
+        mine |= {"haproxy"} if host in asking else set()
         return [role for role in ROLES if role in mine and (role != "pgbouncer" or self.pooled)]
 
     def firewall(self, host: str) -> str:
@@ -235,7 +241,7 @@ class Site:
                 {"name": voter, "address": self.addresses[voter], "port": self.value(voter, "etcd_port")} for voter in topology.voters(self.groups)
             ],
             "postgres_etcd_certificate": f"{MEMBER_CERTIFICATE['etcd']}.pem",
-            "postgres_etcd_password": self.member_secret(host, "patroni"),
+            "postgres_etcd_password": self.member_secret(host, "etcd patroni"),
             "postgres_cluster_password": self.secret(host, "cluster_password"),
             # Of a switchover all poolers must be told, that of this host as well.
             "postgres_poolers": [
@@ -250,16 +256,19 @@ class Site:
         return {
             "etcd_member": host,
             "etcd_members": [{"name": voter, "address": self.addresses[voter], "peer_port": self.value(voter, "etcd_peer_port")} for voter in voters],
-            "etcd_root_password": self.member_secret(host, "root"),
-            "etcd_users": [{"name": "patroni", "password": self.member_secret(host, "patroni"), "prefix": "/service/"}],
+            "etcd_root_password": self.member_secret(host, "etcd root"),
+            "etcd_users": [{"name": "patroni", "password": self.member_secret(host, "etcd patroni"), "prefix": "/service/"}],
         }
 
     def member_secret(self, host: str, name: str) -> str:
-        """Return the password of a user of etcd; made of the cluster's, which it does not tell."""
-        return hashlib.sha256(f"etcd {name} {self.secret(host, 'cluster_password')}".encode()).hexdigest()
+        """Return the password of a user of etcd or of Redis; made of the cluster's, which it does not tell."""
+        return hashlib.sha256(f"{name} {self.secret(host, 'cluster_password')}".encode()).hexdigest()
 
     def for_haproxy(self, host: str) -> dict[str, Any]:
         return {
+            "haproxy_redis_servers": self.redis_addresses,
+            "haproxy_redis_user": f"{self.value(self.first('redis'), 'redis_user')}-check" if self.redis_members else None,
+            "haproxy_redis_password": self.member_secret(host, "redis check") if self.redis_members else None,
             "haproxy_servers": [
                 {
                     "name": member,
@@ -269,7 +278,7 @@ class Site:
                 }
                 for member in self.members
             ],
-            "haproxy_server_certificate": f"{MEMBER_CERTIFICATE['postgres']}.pem",
+            "haproxy_server_certificate": f"{MEMBER_CERTIFICATE['postgres']}.pem" if self.members else "",
             "haproxy_leader_socket": LEADER_SOCKET,
             "haproxy_max_connections": self.budget["max_connections"] + 100,
         }
@@ -304,6 +313,23 @@ class Site:
             "redis_password": self.secret(host, "redis_password"),
             "redis_listen_addresses": self.listening("redis", host),
             "redis_metrics_password": self.redis_metrics_password(host) if self.is_watched(host) else "",
+            **(self.as_redis_member(host) if self.redis_members else {}),
+        }
+
+    @property
+    def redis_addresses(self) -> list[dict[str, Any]]:
+        """Where the hosts that have Redis together are reached."""
+        return [
+            {"name": member, "address": self.addresses[member], "port": self.redis_port(member), "sentinel_port": self.value(member, "redis_sentinel_port")}
+            for member in self.redis_members
+        ]
+
+    def as_redis_member(self, host: str) -> dict[str, Any]:
+        return {
+            "redis_members": self.redis_addresses,
+            "redis_member": host,
+            "redis_member_password": self.member_secret(host, "redis member"),
+            "redis_check_password": self.member_secret(host, "redis check"),
         }
 
     def redis_metrics_password(self, host: str) -> str:
@@ -312,9 +338,12 @@ class Site:
 
     def redis_url(self, host: str) -> str:
         server = self.first("redis") or host
-        address = "127.0.0.1" if server == host else self.addresses[server]
+        address, port = "127.0.0.1" if server == host else self.addresses[server], self.redis_port(server)
+        if self.redis_members:
+            # HAProxy's, which leads to whoever leads.
+            address, port = "127.0.0.1", self.value(host, "haproxy_redis_port")
         password = self.given.get(server, {}).get("redis_password", self.secret(host, "redis_password"))
-        return f"redis://{self.value(server, 'redis_user')}:{redis_login(password or '')}@{_authority(address, self.redis_port(server))}/0"
+        return f"redis://{self.value(server, 'redis_user')}:{redis_login(password or '')}@{_authority(address, port)}/0"
 
     def database(self, host: str, server: str, port: int) -> dict[str, Any]:
         """Return how a host asks a database server.
@@ -343,12 +372,13 @@ class Site:
         url, secret = self.url(host), self.secret(host, "database_password")
         port = self.value(server, "postgres_port")
         migrations = self.leader(host, port) | ({} if server == host and not self.members else {"password": secret})
-        beside = {name for name, hosts in self.groups.items() if host in hosts} | ({"postgres"} if self.members else set())
+        beside = {name for name, hosts in self.groups.items() if host in hosts}
+        beside |= ({"postgres"} if self.members else set()) | ({"redis"} if self.redis_members else set())
         redis = self.given[host].get("redis_instance", "" if self.is_production else self.name)
         units = {
             "postgres": "haproxy.service" if self.members else "postgresql.service",
             "pgbouncer": "pgbouncer.service",
-            "redis": f"redis-server{f'@{redis}' if redis else ''}.service",
+            "redis": "haproxy.service" if self.redis_members else f"redis-server{f'@{redis}' if redis else ''}.service",
         }
         return {
             "throat_gunicorn_server_name": url.netloc,
@@ -376,7 +406,7 @@ class Site:
             # nginx itself, and each proxy in front of it.
             "throat_gunicorn_trusted_proxy_count": 1 + len(self.value(host, "throat_proxies")),
             "throat_gunicorn_state_is_mounted": bool(self.sharing(host)),
-            "throat_gunicorn_local_services": [unit for tier, unit in units.items() if tier in beside],
+            "throat_gunicorn_local_services": list(dict.fromkeys(unit for tier, unit in units.items() if tier in beside)),
         }
 
     def for_nginx(self, host: str) -> dict[str, Any]:
@@ -445,7 +475,8 @@ class Site:
     def for_firewall(self, host: str) -> dict[str, Any]:
         tiers = [tier for tier in ("postgres", "pgbouncer", "redis") if host in self.group(tier)]
         ports = {"postgres": self.value(host, "postgres_port"), "pgbouncer": self.value(host, "pgbouncer_port"), "redis": self.redis_port(host)}
-        clients = {tier: self.clients(tier, host) for tier in ("postgres", "pgbouncer")} | {"redis": self.apps, "throat_gunicorn": self.group("nginx")}
+        clients = {tier: self.clients(tier, host) for tier in ("postgres", "pgbouncer")} | {"throat_gunicorn": self.group("nginx")}
+        clients["redis"] = self.clients("redis", host) if self.redis_members else self.apps
         web = self.arguments(host, "nginx") if host in self.group("nginx") else None
         # Exporters ask for no password.
         watching = [self.addresses[other] for other in self.clients("throat_metrics", host)] if self.is_watched(host) else []
@@ -472,6 +503,8 @@ class Site:
             port("etcd-peers", "etcd_peer_port", voters)
         if host in self.members:
             port("patroni", "postgres_patroni_port", [*self.members, *self.apps, *self.budget["poolers"]])
+        if host in self.redis_members:
+            port("sentinel", "redis_sentinel_port", [*self.redis_members, *self.apps])
         return found
 
     def secret(self, host: str, name: str) -> str | None:
@@ -586,15 +619,18 @@ class Site:
         return list(dict.fromkeys(lines))
 
     def member_errors(self) -> list[str]:
-        """Return one line for each thing that does not go together with a database on several hosts, or not yet."""
-        if not self.members:
-            return []
-        hosts, lines = ", ".join(self.members), []
-        if any(self.secret(host, "cluster_password") in (None, "") for host in [*self.members, *topology.voters(self.groups)]):
+        """Return one line for each thing that does not go together with a database, or Redis, on several hosts, or not yet."""
+        lines = []
+        if any(self.secret(host, "cluster_password") in (None, "") for host in [*self.members, *topology.voters(self.groups), *self.redis_members]):
+            hosts = ", ".join(dict.fromkeys([*self.members, *self.redis_members]))
             lines.append(
-                f"throat_cluster_password: not set, but required (by it {hosts} know each other, and etcd them); make one (openssl rand -hex 24), "
-                "and keep it in a vault"
+                f"throat_cluster_password: not set, but required (by it {hosts} know each other{', and etcd them' if self.members else ''}); "
+                "make one (openssl rand -hex 24), and keep it in a vault"
             )
+        lines += self.redis_member_errors() if self.redis_members else []
+        if not self.members:
+            return lines
+        hosts = ", ".join(self.members)
         kept = [self.arguments(host, "throat_backup") for host in self.members if "throat_backup" in self.roles(host)]
         if any(found["is_own"] for made in kept for found in backup.repositories(made)):
             lines.append(
@@ -610,6 +646,15 @@ class Site:
             values = list(dict.fromkeys(self.value(host, name) for host in self.members))
             if len(values) > 1:
                 lines.append(f"{name}: {' and '.join(map(str, values))}, but is the same for all of {hosts}; set it once, for the group postgres")
+        return lines
+
+    def redis_member_errors(self) -> list[str]:
+        hosts, lines = ", ".join(self.redis_members), []
+        if not self.is_production:
+            lines.append(f"redis: {hosts} are in this group, but a cluster belongs to the site of the configuration production; name one host")
+        for name in ("redis_user", "redis_password"):
+            if len({self.given[host].get(name) for host in self.redis_members}) > 1:
+                lines.append(f"{name}: not the same for all of {hosts}, but whichever leads lets in the same workers; set it once, for the group redis")
         return lines
 
     def watch_errors(self) -> list[str]:

@@ -61,13 +61,19 @@ def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
             networks = told[clients] if clients else [network for access in told.get("access", ()) for network in access["addresses"]]
             others = [network for network in networks if not network.startswith(("127.", "::1"))]
             if role == "redis":
-                others = ["application hosts"] if len(told["listen_addresses"]) > 1 else []
+                others = ["application hosts", *(["members"] if told["members"] else [])] if len(told["listen_addresses"]) > 1 else []
             rows.append((host, role, ", ".join(f"{address}:{told['port']}" for address in told["listen_addresses"]), ", ".join([local, *others])))
         if "haproxy" in roles:
-            rows.append((host, "haproxy", ", ".join(f"{address}:{roles['haproxy']['port']}" for address in roles["haproxy"]["listen_addresses"]), local))
+            told = roles["haproxy"]
+            ports = ([told["port"]] if told["servers"] else []) + ([told["redis_port"]] if told["redis_servers"] else [])
+            rows.append((host, "haproxy", ", ".join(f"{address}:{port}" for address in told["listen_addresses"] for port in ports), local))
         if roles.get("postgres", {}).get("members"):
             own = next(member["address"] for member in roles["postgres"]["members"] if member["name"] == host)
             rows.append((host, "patroni", f"{own}:{roles['postgres']['patroni_port']}", "members, and hosts with haproxy"))
+        if roles.get("redis", {}).get("members"):
+            told = roles["redis"]
+            doors = ", ".join(f"{address}:{told['sentinel_port']}" for address in told["listen_addresses"])
+            rows.append((host, "sentinel", doors, "members, and hosts with haproxy"))
         if "etcd" in roles:
             own = next(member for member in roles["etcd"]["members"] if member["name"] == host)
             rows.append((host, "etcd", f"{own['address']}:{roles['etcd']['port']}, {own['address']}:{own['peer_port']}", "members"))

@@ -87,15 +87,13 @@ def address_errors(hostvars: Mapping[str, Mapping[str, Any]], groups: Mapping[st
         others = [other for other in found if other != host and found[other] == address]
         if others:
             lines.append(f"throat_address of {host}: {address} is that of {', '.join(others)} as well; give each host its own")
-    if len(groups.get("redis", ())) > 1:
-        lines.append(f"redis: {', '.join(groups['redis'])} are in this group, but a site has one; take the others out")
     lines += cluster_errors(groups)
     return lines or private_errors(hostvars, groups, found)
 
 
-def cluster_members(groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the hosts that keep the database together, one of which leads; none where one host has it alone."""
-    hosts = list(groups.get("postgres", ()))
+def cluster_members(groups: Mapping[str, Sequence[str]], group: str = "postgres") -> list[str]:
+    """Return the hosts that keep the database (or what Redis has) together, one of which leads; none where one host has it alone."""
+    hosts = list(groups.get(group, ()))
     return hosts if len(hosts) > 1 else []
 
 
@@ -106,15 +104,17 @@ def voters(groups: Mapping[str, Sequence[str]]) -> list[str]:
 
 def cluster_errors(groups: Mapping[str, Sequence[str]]) -> list[str]:
     """Return one line for each group in which hosts could not agree on who leads."""
-    hosts, lines = cluster_members(groups), []
-    if len(hosts) == 2:
-        lines.append(
-            f"postgres: {' and '.join(hosts)} are in this group, but when two lose each other, neither can know whether the other one still takes writes, "
-            "so that both would, or none; add a third host, or take one out"
-        )
-    elif hosts and not len(hosts) % 2:
-        lines.append(_even("postgres", hosts))
-    if groups.get("etcd") and not hosts:
+    lines = []
+    for group in ("postgres", "redis"):
+        hosts = cluster_members(groups, group)
+        if len(hosts) == 2:
+            lines.append(
+                f"{group}: {' and '.join(hosts)} are in this group, but when two lose each other, neither can know whether the other one still takes writes, "
+                "so that both would, or none; add a third host, or take one out"
+            )
+        elif hosts and not len(hosts) % 2:
+            lines.append(_even(group, hosts))
+    if groups.get("etcd") and not cluster_members(groups):
         lines.append(
             f"etcd: {', '.join(groups['etcd'])} in this group, but it is for PostgreSQL on three hosts, and the group postgres has not so many; "
             "take the group out"

@@ -194,6 +194,38 @@ def test_plan_of_a_cluster_shows_what_listens_for_it():
     assert "exporter postgres 127.0.0.1:9187 this host" in lines
 
 
+def test_workers_ask_their_own_host_who_leads_redis():
+    groups = {"throat": list(CLUSTER), "postgres": ["host2"], "redis": ["host2", "host3", "host4"]}
+    made = make(hosts=CLUSTER, groups=groups)
+    assert made["refusals"] == []
+    lines = [" ".join(line.split()) for line in shown.plan_text(made).splitlines()]
+    assert "haproxy 127.0.0.1:6378 this host" in lines
+    assert "sentinel 127.0.0.1:26379, 10.0.0.3:26379 members, and hosts with haproxy" in lines
+    hosts = made["hosts"]
+    assert [host for host, roles in hosts.items() if "haproxy" in roles] == ["host1"] and not any("etcd" in roles for roles in hosts.values())
+    assert hosts["host1"]["throat_gunicorn"]["redis_url"] == "redis://throat:redis-secret@127.0.0.1:6378/0"
+    assert hosts["host1"]["throat_gunicorn"]["local_services"] == ["pgbouncer.service", "haproxy.service"]
+    # PostgreSQL is as without it.
+    assert hosts["host1"]["haproxy"]["servers"] == [] and hosts["host1"]["pgbouncer"]["leader_socket"] == "" and not hosts["host2"]["postgres"]["members"]
+    assert [server["address"] for server in hosts["host1"]["haproxy"]["redis_servers"]] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    ports = {service["name"]: set(service["addresses"]) for service in hosts["host2"]["firewall"]["services"]}
+    assert ports == {"postgres": {"10.0.0.1"}, **dict.fromkeys(("redis", "sentinel"), {"10.0.0.1", "10.0.0.3", "10.0.0.4"})}
+    assert {hosts[host]["redis"]["member"]: hosts[host]["redis"]["listen_addresses"][1] for host in groups["redis"]} == {
+        "host2": "10.0.0.2", "host3": "10.0.0.3", "host4": "10.0.0.4"
+    }
+    # HAProxy proves itself by what tells nothing else, and members by something of their own.
+    told = hosts["host2"]["redis"]
+    assert hosts["host1"]["haproxy"]["redis_password"] == told["check_password"] != told["member_password"]
+    assert told["member_password"] not in json.dumps(hosts["host1"]) and "cluster-secret" not in json.dumps(hosts)
+
+
+def test_workers_beside_redis_of_several_hosts_ask_haproxy_as_well():
+    groups = {name: ["host1", "host2", "host3"] for name in ("throat", "redis", "throat_gunicorn", "pgbouncer")}
+    hosts = make({"throat_shared_files": False}, hosts={host: CLUSTER[host] for host in groups["throat"]}, groups=groups)["hosts"]
+    assert {hosts[host]["throat_gunicorn"]["redis_url"] for host in groups["throat"]} == {"redis://throat:redis-secret@127.0.0.1:6378/0"}
+    assert all("redis-server.service" not in hosts[host]["throat_gunicorn"]["local_services"] for host in groups["throat"])
+
+
 def test_members_of_a_cluster_share_their_backups():
     told = [{"type": "local", "path": "/mnt/backup"}]
     shared = {host: {**variables, "throat_backup": True, "throat_backup_repositories": told} for host, variables in CLUSTER.items()}
