@@ -120,6 +120,27 @@ options:
         description: File on the host with that user's random password.
         type: path
         required: true
+      sentinel_port:
+        description: Port of the Sentinel beside it, where several hosts have Redis together.
+        type: int
+        default: 0
+  etcd:
+    description: etcd, where the host has it.
+    type: dict
+    suboptions:
+      port:
+        description: Its port for clients.
+        type: int
+        required: true
+  haproxy:
+    description: HAProxy, where it takes clients of Redis to one of several hosts.
+    type: dict
+    suboptions:
+      redis:
+        description: Members that may lead Redis.
+        type: list
+        elements: str
+        default: []
   certificates:
     description: Files with certificates. Those that are not there are passed over.
     type: list
@@ -152,8 +173,9 @@ RETURN = """
 probe:
   description:
     - What it has answered. Times are seconds since 1970, sizes bytes. docs/status.md describes each part.
-    - C(units), C(failed), C(restarts), C(killed), C(workers), C(release), C(files), C(web), C(requests), C(postgres), C(pgbouncer), C(redis), C(certificates),
-      C(disks), C(memory), C(swap), C(load), C(clock), C(reboot), C(updates), C(backups), C(backups_since) and C(nft_tables), each where it applies.
+    - C(units), C(failed), C(restarts), C(killed), C(workers), C(release), C(files), C(web), C(requests), C(postgres), C(pgbouncer), C(redis), C(haproxy),
+      C(certificates), C(disks), C(memory), C(swap), C(load), C(clock), C(reboot), C(updates), C(backups), C(backups_since) and C(nft_tables), each where it
+      applies.
   returned: always
   type: dict
 """
@@ -297,7 +319,19 @@ def redis_info(said: str) -> dict[str, object]:
     if "used_memory" not in values:
         return {"answers": "PONG" in said, "said": " ".join(said.split())[:80]}
     numbers = {"memory": "used_memory", "limit": "maxmemory", "clients": "connected_clients", "client_limit": "maxclients", "evicted": "evicted_keys"}
-    return {"answers": True, "policy": values["maxmemory_policy"], **{name: int(values[key]) for name, key in numbers.items()}}
+    found = {"answers": True, "policy": values["maxmemory_policy"], **{name: int(values[key]) for name, key in numbers.items()}}
+    if "role" in values:
+        replicas = [dict(part.split("=", 1) for part in value.split(",")) for key, value in values.items() if re.fullmatch(r"slave\d+", key)]
+        found["leads"] = values["role"] == "master"
+        found["follows"] = values.get("master_host", "") if values.get("master_link_status") == "up" else ""
+        found["followers"] = sorted(replica["ip"] for replica in replicas if replica["state"] == "online")
+    return found
+
+
+def sentinel_info(said: str) -> dict[str, object]:
+    """Return whom a Sentinel takes for the leader, and whether that one answers it, of INFO sentinel; "answers" alone where it says nothing of that."""
+    found = re.search(r"^master0:name=\w+,status=(\w+),address=(\S+):\d+,slaves=\d+,sentinels=(\d+)", said, re.MULTILINE)
+    return {"answers": True, "leader": found[2], "is_well": found[1] == "ok"} if found else {"answers": False}
 
 
 def updates(said: str) -> dict[str, int]:
@@ -400,8 +434,19 @@ def ask_etcd(told: dict[str, object]) -> dict[str, object]:
 def ask_redis(told: dict[str, object]) -> dict[str, object]:
     cli = ("redis-cli", "--user", str(told["user"]), "-h", str(told["address"]), "-p", str(told["port"]))
     environment = {"REDISCLI_AUTH": read(str(told["operator"])).strip()}
-    status, said = run(*cli, input=b"PING\nINFO memory\nINFO clients\nINFO stats\n", stdin=None, environment=environment)
-    return redis_info(said) if status is not None else {"answers": False, "said": "no answer in time"}
+    asked = b"PING\nINFO memory\nINFO clients\nINFO stats\n" + (b"INFO replication\n" if told.get("sentinel_port") else b"")
+    status, said = run(*cli, input=asked, stdin=None, environment=environment)
+    found = redis_info(said) if status is not None else {"answers": False, "said": "no answer in time"}
+    if told.get("sentinel_port"):
+        _status, said = run(*cli[:-1], str(told["sentinel_port"]), "INFO", "sentinel", environment=environment)
+        found["sentinel"] = sentinel_info(said)
+    return found
+
+
+def ask_haproxy(told: dict[str, object]) -> dict[str, object]:
+    """Whom it takes clients of Redis to."""
+    asked = [(name, page(["--unix-socket", "/run/haproxy/throat-redis.sock", f"http://localhost/{name}"], PATIENCE)) for name in told["redis"]]
+    return {"redis": [name for name, answer in asked if answer["status"] == 200]}
 
 
 def certificate(pem: bytes, *form: str) -> dict[str, object]:
@@ -538,7 +583,8 @@ def main() -> None:
         "postgres": {"type": "dict", "options": {"port": number, "database": text, "notes": {"type": "str", "default": ""}}},
         "pgbouncer": {"type": "dict", "options": {"port": number, "server": {"type": "list", "elements": "str", "default": []}}},
         "etcd": {"type": "dict", "options": {"port": number}},
-        "redis": {"type": "dict", "options": {"address": text, "port": number, "user": text, "operator": path}},
+        "redis": {"type": "dict", "options": {"address": text, "port": number, "user": text, "operator": path, "sentinel_port": {"type": "int", "default": 0}}},
+        "haproxy": {"type": "dict", "options": {"redis": {"type": "list", "elements": "str", "default": []}}},
         "certificates": {"type": "list", "elements": "path", "default": []},
         "paths": {"type": "list", "elements": "path", "default": []},
         "has_rules": {"type": "bool", "default": False},
@@ -561,7 +607,7 @@ def ask(told: dict[str, object]) -> dict[str, object]:
     workers = [worker for worker in told["workers"] if runs(worker["unit"])]
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         asked = {worker["name"]: pool.submit(ask_worker, worker, told["proxies"]) for worker in workers}
-        servers = {"postgres": ask_postgres, "pgbouncer": ask_pgbouncer, "etcd": ask_etcd, "redis": ask_redis}
+        servers = {"postgres": ask_postgres, "pgbouncer": ask_pgbouncer, "etcd": ask_etcd, "redis": ask_redis, "haproxy": ask_haproxy}
         questions = {name: pool.submit(ask, told[name]) for name, ask in servers.items() if told.get(name)}
         if told.get("web"):
             questions["web"] = pool.submit(ask_web, told["web"], len(workers) == len(told["workers"]))

@@ -44,8 +44,9 @@ KNOWN = {
     "nginx": ("tls_mode", "tls_certificate", "server_name", "http_port", "https_port"),
     "postgres": ("site", "port", "listen_addresses", "tls_certificate", "max_connections", "server_settings", "members"),
     "etcd": ("port",),
-    "pgbouncer": ("port", "client_networks", "tls_certificate", "max_db_connections", "databases"),
-    "redis": ("instance", "listen_addresses", "port", "user"),
+    "pgbouncer": ("port", "client_networks", "tls_certificate", "max_db_connections", "databases", "leader_socket"),
+    "redis": ("instance", "listen_addresses", "port", "user", "members", "sentinel_port"),
+    "haproxy": ("redis_servers",),
     "throat_backup": ("site", "database", "files", "repositories"),
     "throat_metrics": ("exporters",),
 }
@@ -109,7 +110,9 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
         told["units"].append("etcd.service")
         told["etcd"] = {"port": roles["etcd"]["port"]}
     if "haproxy" in roles:
-        told["units"] += ["haproxy.service"] + (["pgbouncer-follow-leader.service"] if "pgbouncer" in roles else [])
+        told["units"] += ["haproxy.service"] + (["pgbouncer-follow-leader.service"] if _holds_clients(roles) else [])
+        if roles["haproxy"]["redis_servers"]:
+            told["haproxy"] = {"redis": [server["name"] for server in roles["haproxy"]["redis_servers"]]}
     if "redis" in roles:
         redis = roles["redis"]
         told["units"].append(redis_unit(redis))
@@ -117,6 +120,9 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
         told["redis"] = {
             "address": redis["listen_addresses"][0], "port": redis["port"], "user": f"{redis['user']}-operator", "operator": f"/etc/redis/{name}.operator"
         }
+        if redis["members"]:
+            told["units"].append("redis-sentinel.service")
+            told["redis"]["sentinel_port"] = redis["sentinel_port"]
     if "firewall" in roles:
         told["units"].append("throat-firewall.service")
     if "throat_backup" in roles:
@@ -174,6 +180,11 @@ def _tables(roles: Roles, host: str) -> dict[str, str]:
     if "firewall" in roles:
         found["inet throat"] = "systemctl reload throat-firewall"
     return found
+
+
+def _holds_clients(roles: Roles) -> bool:
+    """Whether the pooler of a host holds its clients while nobody leads the database."""
+    return bool(roles.get("pgbouncer", {}).get("leader_socket"))
 
 
 def redis_unit(redis: Mapping[str, Any]) -> str:
@@ -463,8 +474,15 @@ def etcd_findings(host: Host) -> Iterator[Finding]:
 
 def haproxy_findings(host: Host) -> Iterator[Finding]:
     yield from unit_findings(host, "haproxy.service", "HAProxy", "pgbouncer")
-    if "pgbouncer" in host.roles:
+    if _holds_clients(host.roles):
         yield from unit_findings(host, "pgbouncer-follow-leader.service", "holder of clients", "pgbouncer")
+    if host.probe.get("haproxy") and host.runs("haproxy.service"):
+        found, named = host.probe["haproxy"]["redis"], [server["name"] for server in host.roles["haproxy"]["redis_servers"]]
+        if len(found) == 1:
+            yield host.ok("way to Redis", f"leads to {found[0]}", "redis")
+        else:
+            helps = "journalctl -u haproxy -n 50; on each of them: journalctl -u redis-sentinel -u redis-server -n 50"
+            yield host.broken("way to Redis", f"leads to {' and '.join(found) or 'nobody'}", f"one of {', '.join(named)}", helps, "redis")
 
 
 def pgbouncer_findings(host: Host) -> Iterator[Finding]:
@@ -521,6 +539,32 @@ def redis_findings(host: Host) -> Iterator[Finding]:
         yield host.warning("Redis", f"{clients} of {seen['client_limit']} clients", should, helps, tier)
     elif not wrong:
         yield host.ok("Redis", f"{room}, {clients} clients, {seen['evicted']} evicted" if memory else "answers", tier)
+
+
+def redis_member_findings(host: Host) -> Iterator[Finding]:
+    """Yield what one of several hosts that have Redis together says of them: whoever leads says it for all, and each where nobody does."""
+    tier, seen, members = "redis", host.probe["redis"], {member["address"]: member["name"] for member in host.roles["redis"]["members"]}
+    wrong = unit_findings(host, "redis-sentinel.service", "Sentinel", tier)
+    yield from wrong
+    sentinel, look = seen.get("sentinel", {}), "journalctl -u redis-sentinel -u redis-server -n 50"
+    if wrong or not host.runs(redis_unit(host.roles["redis"])):
+        return
+    if not sentinel.get("answers"):
+        yield host.warning("Sentinel", "runs, and does not answer", "says who leads", f"{look}; systemctl restart redis-sentinel", tier)
+    elif not sentinel["is_well"]:
+        named = members.get(sentinel["leader"], sentinel["leader"])
+        yield host.broken("Redis members", f"nobody leads: {named} does not answer", f"one of {', '.join(members.values())} leads", look, tier)
+    elif seen.get("leads") and members.get(sentinel["leader"]) != host.name:
+        seen_now = f"takes itself for the leader, which is {members.get(sentinel['leader'], sentinel['leader'])}"
+        yield host.warning("Redis members", seen_now, "follows it", f"{look}; systemctl restart redis-server", tier)
+    elif seen.get("leads"):
+        follow = [name for address, name in members.items() if address in seen["followers"]]
+        for name in members.values():
+            if name not in (host.name, *follow):
+                yield host.warning("Redis members", f"{name} does not follow", "follows", f"on {name}: {look}", tier)
+        yield host.ok("Redis members", f"leads; {', '.join(follow) or 'nobody'} follow", tier)
+    elif seen.get("follows"):
+        yield host.ok("Redis members", f"follows {members.get(seen['follows'], seen['follows'])}", tier)
 
 
 def machine_findings(host: Host) -> Iterator[Finding]:
@@ -636,6 +680,8 @@ def host_findings(host: Host) -> list[Finding]:
             found += findings(host)
     if host.roles.get("postgres", {}).get("members"):
         found += member_findings(host)
+    if host.roles.get("redis", {}).get("members"):
+        found += redis_member_findings(host)
     for role in ("postgres", "pgbouncer"):
         path = host.roles.get(role, {}).get("tls_certificate")
         if path in host.probe["certificates"] and path in status_questions(host.roles, host.name)["certificates"] and host.probe["certificates"][path]:
@@ -687,6 +733,9 @@ def causes(hosts: Mapping[str, Roles], finding: Finding) -> list[tuple[str, str]
     """Return the (role, host) that something rests upon, those first that others of them rest upon."""
     site = hosts[finding.host]["site"]
     first = {role: next((host for host, roles in hosts.items() if role in roles), "") for role in ("postgres", "redis")}
+    # Of several that have Redis none is missed.
+    if first["redis"] and hosts[first["redis"]]["redis"].get("members"):
+        first["redis"] = ""
     pooler = (site["pooler_host"] or finding.host) if site["pooling"] == "pgbouncer" else ""
     if finding.tier == "pgbouncer" and finding.subject.startswith(("pool ", "way to")):
         return [("postgres", first["postgres"])]
@@ -812,7 +861,7 @@ def asks(hosts: Mapping[str, Roles], host: str) -> list[list[str]]:
             found += [["throat_gunicorn", pooler, "pgbouncer"]] if pooler in hosts else []
         else:
             found += [["throat_gunicorn", server, "postgres"] for server in servers]
-        found += [["throat_gunicorn", other, "redis"] for other, theirs in hosts.items() if "redis" in theirs][:1]
+        found += [["throat_gunicorn", other, "redis"] for other, theirs in hosts.items() if "redis" in theirs]
     if "pgbouncer" in roles:
         found += [["pgbouncer", server, "postgres"] for server in servers]
     return found

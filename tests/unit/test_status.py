@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import pytest
+import yaml
 from ansible_collections.throat.stack.plugins.modules import probe
 from ansible_collections.throat.stack.plugins.plugin_utils import plan, status, status_page
 
@@ -389,6 +390,25 @@ def test_a_second_site_and_one_without_a_pooler_are_asked_for_what_they_have():
 # -- what the module reads
 
 
+def test_probe_takes_and_documents_all_that_it_is_asked(monkeypatch):
+    taken = {}
+
+    def module(options, **_):
+        taken.update(options)
+        raise SystemExit
+
+    monkeypatch.setattr(probe, "AnsibleModule", module)
+    with pytest.raises(SystemExit):
+        probe.main()
+    documented = yaml.safe_load(probe.DOCUMENTATION)["options"]
+    assert {name: set(option.get("options", ())) for name, option in taken.items()} == {name: set(option.get("suboptions", ())) for name, option in documented.items()}
+    clusters = [in_cluster(throat_backup_repositories=[{"type": "local", "path": "/mnt/backup"}])[0], of_redis()[0]]
+    for made in (planned(ONE), planned(EIGHT, throat_metrics=True), *clusters):
+        for host, roles in made["hosts"].items():
+            for name, value in status.status_questions(roles, host).items():
+                assert name in taken and (not isinstance(value, dict) or set(value) <= set(taken[name]["options"]))
+
+
 def test_units_are_read():
     shown = (
         "Id=nginx.service\nLoadState=loaded\nActiveState=active\nSubState=running\nUnitFileState=enabled\nResult=success\nStateChangeTimestampMonotonic=5000000\n\n"
@@ -490,6 +510,67 @@ def test_cluster_says_who_leads_and_who_follows(change, says):
     told = report(made, results)
     assert [(finding["level"], finding["host"], finding["seen"]) for finding in wrong(told)] == says
     assert not says or all(finding["command"] for finding in wrong(told))
+
+
+REDIS_OF = {"db1": {"leads": False, "follows": "10.0.0.4"}, "db2": {"leads": False, "follows": "10.0.0.4"}, "db3": {"leads": True, "followers": ["10.0.0.2", "10.0.0.3"]}}
+
+
+def nobody_leads(probes):
+    for host in REDIS_OF:
+        put("redis", "sentinel", {"answers": True, "leader": "10.0.0.4", "is_well": False})(probes[host])
+    put("haproxy", "redis", [])(probes["app"])
+
+
+def of_redis():
+    """Three hosts with Redis, of which db3 leads, and one with the rest: their plan, and what they answer where all is well."""
+    databases = list(REDIS_OF)
+    groups = {"throat": ["app", *databases], "redis": databases, "postgres": ["db1"], **{name: ["app"] for name in ("pgbouncer", "throat_gunicorn", "nginx")}}
+    made = planned(groups, throat_cluster_password="cluster-secret-which-nobody-sees", throat_backup=False)
+    results = answers(made)
+    probes = {host: result["probe"] for host, result in results.items()}
+    for host, said in REDIS_OF.items():
+        probes[host]["redis"] |= {**said, "sentinel": {"answers": True, "leader": "10.0.0.4", "is_well": True}}
+    probes["app"]["haproxy"] = {"redis": ["db3"]}
+    return made, results
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda probes: None, []),
+        (nobody_leads, [("broken", "app", "leads to nobody"), *[("broken", host, "nobody leads: db3 does not answer") for host in REDIS_OF]]),
+        (lambda probes: put("redis", "followers", ["10.0.0.2"])(probes["db3"]), [("warning", "db3", "db2 does not follow")]),
+        (lambda probes: put("redis", "leads", True)(probes["db1"]), [("warning", "db1", "takes itself for the leader, which is db3")]),
+        (lambda probes: put("redis", "sentinel", {"answers": False})(probes["db2"]), [("warning", "db2", "runs, and does not answer")]),
+        (lambda probes: stopped("redis-sentinel.service")(probes["db2"]), [("broken", "db2", "redis-sentinel.service is inactive for 2 min")]),
+        (lambda probes: stopped("haproxy.service")(probes["app"]), [("broken", "app", "haproxy.service is inactive for 2 min")]),
+    ],
+)
+def test_members_of_redis_say_who_leads_and_who_follows(change, says):
+    made, results = of_redis()
+    change({host: result["probe"] for host, result in results.items()})
+    told = report(made, results)
+    assert [(finding["level"], finding["host"], finding["seen"]) for finding in wrong(told)] == says
+    assert all(finding["command"] for finding in wrong(told))
+    assert says or {finding["seen"] for finding in told["findings"] if finding["subject"] in ("Redis members", "way to Redis")} == {
+        "leads; db1, db2 follow", "follows db3", "leads to db3"
+    }
+
+
+def test_members_of_redis_are_read():
+    said = (
+        "# Memory\r\nused_memory:1\r\nmaxmemory:2\r\nmaxmemory_policy:x\r\nconnected_clients:3\r\nmaxclients:4\r\nevicted_keys:0\r\n"
+        "role:master\r\nconnected_slaves:2\r\nslave0:ip=10.0.0.2,port=6379,state=online,offset=9,lag=0\r\nslave1:ip=10.0.0.3,port=6379,state=wait_bgsave,offset=0,lag=0\r\n"
+    )
+    found = probe.redis_info(said)
+    assert (found["leads"], found["followers"]) == (True, ["10.0.0.2"])
+    found = probe.redis_info(said.replace("role:master", "role:slave\r\nmaster_host:10.0.0.4\r\nmaster_link_status:up"))
+    assert (found["leads"], found["follows"]) == (False, "10.0.0.4")
+    assert probe.redis_info(said.replace("role:master", "role:slave\r\nmaster_host:10.0.0.4\r\nmaster_link_status:down"))["follows"] == ""
+    said = "# Sentinel\r\nsentinel_masters:1\r\nmaster0:name=throat,status=ok,address=10.0.0.4:6379,slaves=2,sentinels=3\r\n"
+    assert probe.sentinel_info(said) == {"answers": True, "leader": "10.0.0.4", "is_well": True}
+    assert probe.sentinel_info(said.replace("=ok", "=odown"))["is_well"] is False
+    assert probe.sentinel_info("Could not connect to Redis") == {"answers": False}
 
 
 def test_backups_of_a_cluster_are_told_of_by_whoever_leads():
