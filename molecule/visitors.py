@@ -64,6 +64,10 @@ class Tab:
         """Tell the server, and wait until it has done what it does upon that."""
         self._wait(self.client.call(event, value, namespace="/snt"))
 
+    def tell(self, event: str, value: dict) -> None:
+        """Tell the server, whether it does something upon that or not."""
+        self._wait(self.client.emit(event, value, namespace="/snt"))
+
     def hears(self, event: str, within: float = 10) -> list:
         """The values of an event, a list that grows with each that comes; waits for the first of them, for so many seconds."""
         deadline = time.monotonic() + within

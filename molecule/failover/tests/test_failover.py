@@ -6,43 +6,7 @@ import subprocess
 import time
 
 import pytest
-from visitors import Visitors
-
-SITE, MEMBERS = "throat-stack-site", ("throat-stack-db1", "throat-stack-db2", "throat-stack-db3")
-PATRONICTL = "runuser -u postgres -- patronictl -c /etc/patroni/17-main.yml"
-
-
-def on(host: str, command: str, check: bool = True) -> str:
-    """Output of a shell command, run as root on a host."""
-    done = subprocess.run(["docker", "exec", host, "bash", "-c", f"cd / && {command}"], capture_output=True, text=True, check=False)
-    assert not check or done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout.strip()
-
-
-def members() -> dict[str, tuple[str, str]]:
-    """Each member with its role and state, as the first that can be asked says."""
-    for host in MEMBERS:
-        said = on(host, f"timeout 20 {PATRONICTL} list -f json", check=False)
-        if said:
-            return {found["Member"]: (found["Role"], found["State"]) for found in json.loads(said)}
-    return {}
-
-
-def leader() -> str:
-    return next((name for name, (role, _state) in members().items() if role == "Leader"), "")
-
-
-def wait_until_all_are_well(within: float = 120) -> float:
-    """Seconds until one leads, one follows it commit by commit, and the third follows as well."""
-    began = time.monotonic()
-    while sorted(members().values()) != [("Leader", "running"), ("Replica", "streaming"), ("Sync Standby", "streaming")]:
-        assert time.monotonic() - began < within, members()
-        time.sleep(1)
-    return time.monotonic() - began
-
-
-def rows(host: str, there) -> list[str]:
-    return on(host, f"""runuser -u postgres -- psql -d throat -Atqc "SELECT value FROM user_metadata WHERE value LIKE '{there.name}-%'" """).split()
+from cluster import MEMBERS, SITE, leader, members, on, wait_until_all_are_well
 
 
 def count_posts(host: str = "") -> int:
@@ -65,24 +29,6 @@ def told(title: str, there, since: float) -> None:
     for visit in there.visits:
         if visit.failure:
             print(f"{visit.kind}: {visit.failure}, asked {visit.began - since:.1f} s after it, for {visit.seconds:.1f} s")
-
-
-@pytest.fixture
-def there(urls, flush_limits, pause):
-    """People who use the site; in the end each post that was answered is on every member, once, and one that was not at most once."""
-    wait_until_all_are_well()
-    visitors = Visitors(urls, pause)
-    try:
-        yield visitors
-    finally:
-        visitors.stop()
-    wait_until_all_are_well(180)
-    for host in MEMBERS:
-        deadline = time.monotonic() + 20
-        while not visitors.written <= set(rows(host, visitors)) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        found = rows(host, visitors)
-        assert len(found) == len(set(found)) and visitors.written <= set(found) <= visitors.written | visitors.lost, host
 
 
 def test_one_leads_and_the_others_follow(urls, answers_again):
@@ -108,8 +54,8 @@ def test_nobody_is_let_in_without_a_password():
 def test_ports_are_open_to_those_hosts_only_that_need_them(open_ports):
     reached, planned = open_ports()
     assert reached == planned
-    # Of etcd, Patroni and PostgreSQL the last two alone.
-    assert {port for source, _host, port in reached if source == SITE} == {8008, 5432}
+    # Of etcd, Patroni, PostgreSQL, Sentinel and Redis all but the first.
+    assert {port for source, _host, port in reached if source == SITE} == {8008, 5432, 26379, 6379}
 
 
 def test_another_one_leads_by_a_playbook_and_nobody_fails(run_site, there):

@@ -11,8 +11,9 @@ import subprocess
 import time
 
 import pytest
+from cluster import MEMBERS, PATRONICTL, leader, members, on, rows, wait_until_all_are_well
 from faults import write
-from test_failover import MEMBERS, PATRONICTL, leader, members, on, rows, wait_until_all_are_well, without_writes
+from test_failover import without_writes
 
 HEAD = (
     "| fault | without writes | failed of all | longest answer | lost | answered by whom nobody reaches, and lost | all members well after |\n"
