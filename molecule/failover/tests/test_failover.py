@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -139,8 +140,8 @@ def test_a_set_of_a_leader_of_before_is_restored_and_undone(run_site, answers_ag
 
 def test_what_has_become_of_it_stays(run_site):
     wait_until_all_are_well()
-    before = leader()
-    assert run_site().changed == 0
+    before, run = leader(), run_site()
+    assert run.changed == 0, [found for found in re.split(r"\n(?=TASK)", run.output) if "\nchanged:" in found]
     assert leader() == before
 
 
