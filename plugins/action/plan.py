@@ -39,13 +39,13 @@ class ActionModule(ActionBase):
                     try:
                         variables[host][name] = theirs[name]
                     except AnsibleError as error:
-                        refusals.append(f"{name} on {host}: cannot be worked out: {str(error).splitlines()[0]}")
+                        refusals.append(f"{name} on {host}: cannot be worked out: {str(error).splitlines()[0]}; set what it names, a secret in a vault")
         given = {name for theirs in variables.values() for name, value in theirs.items() if value is not None}
         for directory in dict.fromkeys(theirs.get("throat_secrets_dir") or "" for theirs in variables.values()):
             mine = [theirs for theirs in variables.values() if (theirs.get("throat_secrets_dir") or "") == directory]
             refusals += self._add_secrets(mine, directory, options, plan.secrets_of(groups)) if directory else []
         made = plan.make(variables, groups, options["needs_source"])
-        refusals += made["refusals"]
+        refusals = plan.gathered([*refusals, *made["refusals"]], groups.get("throat", []))
         if options["rotate"] is not None and not refusals:
             directory = next((theirs.get("throat_secrets_dir") for theirs in variables.values()), "")
             refusals = secrets_dir.rotation_errors(options["rotate"], given, directory, made["hosts"])

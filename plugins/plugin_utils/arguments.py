@@ -98,7 +98,9 @@ def converted(name: str, option: Mapping[str, Any], value: Any) -> tuple[Any, li
         result = ArgumentSpecValidator({name: {**option, "required": False}}).validate({name: value})
         if result.error_messages:
             secrets = secret_values({name: option}, {name: value})
-            return None, [_masked(message, secrets) + f"; write {WRITTEN[kind].format(name=name)}" for message in result.error_messages]
+            # (Entries with names are nothing for a line.)
+            shape = "its entries in YAML, as docs/variables.md has them" if option.get("elements") == "dict" else WRITTEN[kind].format(name=name)
+            return None, [_masked(message, secrets) + f"; write {shape}" for message in result.error_messages]
         if isinstance(text, str) and option.get("elements") == "str":
             # Text is taken apart at its commas.
             result.validated_parameters[name] = [item.strip() for item in result.validated_parameters[name]]

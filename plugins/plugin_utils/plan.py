@@ -575,6 +575,15 @@ class Site:
             else ""
         )
 
+    def notes(self) -> list[str]:
+        """Return one line for each thing that works, and is not what somebody with several hosts means."""
+        leaning = [app for app in self.apps if self.pooler_of(app) in self.members and self.pooler_of(app) != app]
+        return [
+            f"pgbouncer: {app} asks the PgBouncer of {self.pooler_of(app)}, and loses the database with that host although another one leads; "
+            f"put {app} into the group pgbouncer"
+            for app in leaning
+        ]
+
     # -- what makes an inventory impossible
 
     def refusals(self) -> list[str]:
@@ -632,10 +641,11 @@ class Site:
             return lines
         hosts = ", ".join(self.members)
         kept = [self.arguments(host, "throat_backup") for host in self.members if "throat_backup" in self.roles(host)]
-        if any(found["is_own"] for made in kept for found in backup.repositories(made)):
+        whole = [made for made in kept if not backup.repository_errors(made["repositories"])]
+        if any(found["is_own"] for made in whole for found in backup.repositories(made)):
             lines.append(
-                f"throat_backup_repositories: a directory of each host's own, but whichever of {hosts} leads goes on with the same backups; "
-                "name a place that all of them reach (type sftp or s3, or the path of a directory that is mounted on each)"
+                f"throat_backup_repositories: a directory of each host's own, as is the default, but whichever of {hosts} leads goes on with the same backups; "
+                "name a place that all of them reach (type sftp or s3, or the path of a directory that is mounted on each), and nothing else"
             )
         elif kept and (len(kept) < len(self.members) or any(made[name] != kept[0][name] for made in kept for name in ("key", "repositories"))):
             said = f"not the same for all of {hosts}, but whichever leads goes on with the same backups; set it once, for the group postgres"
@@ -752,6 +762,24 @@ def read(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequen
     return Site(given, groups, needs_source), list(dict.fromkeys(lines))
 
 
+def gathered(lines: Sequence[str], hosts: Sequence[str]) -> list[str]:
+    """Return each refusal once: what is said of several hosts in one line of all of them, and nothing that only follows from another one."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for line in dict.fromkeys(lines):
+        found = re.fullmatch(r"(\S+) on (\S+): (.*)", line, re.DOTALL)
+        name, host, said = found.groups() if found and found[2] in hosts else (line, "", "")
+        same.setdefault((name, said), []).append(host)
+    # A repository that cannot be understood is no directory of the host either.
+    is_unclear = any(re.match(r"throat_backups?_repositor[a-z]*(\.|$)", name) and said for name, said in same)
+    found = []
+    for (name, said), named in same.items():
+        if said:
+            found.append(f"{name} on {'all hosts' if len(named) == len(hosts) > 1 else ', '.join(named)}: {said}")
+        elif not (is_unclear and name.startswith("throat_backup_repositories: a directory of each host's own")):
+            found.append(name)
+    return found
+
+
 def make(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]], needs_source: bool = True) -> dict[str, Any]:
     """Return the plan: {"refusals": [line], "notes": [line], "budget": table, "violations": [line], "hosts": {host: its part}}.
 
@@ -760,9 +788,9 @@ def make(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequen
     needs_source: whether the run builds a release, so that a source that is not there is refused.
     """
     site, lines = read(variables, groups, needs_source)
-    lines = list(dict.fromkeys([*lines, *site.refusals()]))
+    lines = gathered([*lines, *site.refusals()], site.hosts)
     hosts = {} if lines else {host: {"site": site.facts(host), **{role: site.arguments(host, role) for role in site.roles(host)}} for host in site.hosts}
-    return {"refusals": lines, "notes": site.budget["warnings"], "budget": site.budget["table"], "violations": site.budget["violations"], "hosts": hosts}
+    return {"refusals": lines, "notes": [*site.budget["warnings"], *site.notes()], "budget": site.budget["table"], "violations": site.budget["violations"], "hosts": hosts}
 
 
 def role_arguments(role: str, variables: Mapping[str, Any], facts: Mapping[str, Any], host: str) -> tuple[dict[str, Any], list[str]]:

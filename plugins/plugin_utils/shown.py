@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.throat.stack.plugins.plugin_utils import plan, workers
+from ansible_collections.throat.stack.plugins.plugin_utils import backup, plan, workers
 from ansible_collections.throat.stack.plugins.plugin_utils.tables import table
 
 
@@ -84,6 +84,25 @@ def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
     return rows
 
 
+def together(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what several hosts of a plan have together, and where it is backed up: a line each."""
+    lines, first = [], next(iter(hosts.values()))
+    for role, name in (("postgres", "PostgreSQL"), ("redis", "Redis")):
+        members = [member["name"] for roles in hosts.values() for member in roles.get(role, {}).get("members") or ()]
+        if members:
+            found = list(dict.fromkeys(members))
+            lines.append(f"{name}: {', '.join(found)} together; one leads, and {(len(found) - 1) // 2} may be lost")
+    if first["site"]["sharing"]:
+        lines.append(f"Uploads: {', '.join(first['site']['sharing'])} share one file system, mounted at /var/lib/{first['site']['name']} on each")
+    places = {host: [found["place"] for found in backup.repositories(roles["throat_backup"])] for host, roles in hosts.items() if "throat_backup" in roles}
+    for told in dict.fromkeys(tuple(found) for found in places.values()):
+        lines.append(f"Backups of {', '.join(host for host, found in places.items() if tuple(found) == told)}: to {', '.join(told)}")
+    watching = [host for host, roles in hosts.items() if "monitoring" in roles]
+    if watching:
+        lines.append(f"Prometheus and Alertmanager: {', '.join(watching)}")
+    return lines
+
+
 def plan_text(made: Mapping[str, Any]) -> str:
     """Return a plan for people: addresses, listeners, connections, proxies, certificate and release."""
     data = plan_data(made)
@@ -101,5 +120,7 @@ def plan_text(made: Mapping[str, Any]) -> str:
     if app:
         version = app["version"] if app["source_type"] != "directory" else ""
         parts.append(f"Release: {app['source_type']} {app['source']} {version}".rstrip() + f", in the runtime {app['runtime']}")
-    parts.append("Secrets: " + ", ".join(f"{name} set" for name in plan.SECRETS))
+    parts += together(data["hosts"])
+    secrets = plan.SECRETS | (plan.CLUSTER_SECRETS if any(roles.get(role, {}).get("members") for roles in data["hosts"].values() for role in ("postgres", "redis")) else {})
+    parts.append("Secrets: " + ", ".join(f"{name} set" for name in secrets))
     return "\n\n".join([*parts, *(f"Note: {line}" for line in data["notes"])])

@@ -185,6 +185,12 @@ def test_whoever_has_clients_of_a_cluster_asks_itself_who_leads():
     assert "cluster-secret" not in json.dumps(hosts["host1"])
 
 
+def test_application_that_leans_on_the_pooler_of_a_member_is_named():
+    assert cluster()["notes"] == []
+    (line,) = cluster({"pgbouncer": ["host2"]})["notes"]
+    assert line.startswith("pgbouncer: host1 asks the PgBouncer of host2") and line.endswith("put host1 into the group pgbouncer")
+
+
 def test_plan_of_a_cluster_shows_what_listens_for_it():
     made = make(hosts={host: {**variables, "throat_metrics": True} for host, variables in CLUSTER.items()}, groups=CLUSTER_GROUPS)
     lines = [" ".join(line.split()) for line in shown.plan_text(made).splitlines()]
