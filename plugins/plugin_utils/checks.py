@@ -109,6 +109,8 @@ def redis(arguments: Arguments) -> list[str]:
         lines.append("redis_members: set, which wants redis_member_password and redis_check_password as well, and no redis_instance")
     elif members and arguments["member"] not in [member["name"] for member in members]:
         lines.append(f"redis_member: {arguments['member'] or 'empty'}, but must be one of redis_members")
+    for name in ("member_password", "check_password") if members else ():
+        lines += _unquoted(f"redis_{name}", arguments[name])
     return lines + _addresses("redis_members", members)
 
 
@@ -203,9 +205,17 @@ def haproxy(arguments: Arguments) -> list[str]:
     lines = _addresses("haproxy_servers", arguments["servers"]) + _addresses("haproxy_redis_servers", arguments["redis_servers"])
     if arguments["redis_servers"] and not arguments["redis_password"]:
         lines.append("haproxy_redis_password: empty, but by it HAProxy asks haproxy_redis_servers who leads; set it to their redis_check_password")
+    lines += _unquoted("haproxy_redis_password", arguments["redis_password"])
     if not arguments["leader_socket"].startswith("/run/haproxy/"):
         lines.append(f"haproxy_leader_socket: {arguments['leader_socket']}, but must be below /run/haproxy")
     return lines
+
+
+def _unquoted(variable: str, password: str | None) -> list[str]:
+    """Refuse a password that means something else in the files of Redis, Sentinel or HAProxy; it is shown to nobody."""
+    if re.fullmatch(r"[A-Za-z0-9._~-]*", password or ""):
+        return []
+    return [f"{variable}: has a letter that it may not have; make one of letters and digits (openssl rand -hex 24)"]
 
 
 def _addresses(variable: str, members: Iterable[Mapping[str, Any]]) -> list[str]:

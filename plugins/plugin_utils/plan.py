@@ -630,7 +630,11 @@ class Site:
     def member_errors(self) -> list[str]:
         """Return one line for each thing that does not go together with a database, or Redis, on several hosts, or not yet."""
         lines = []
-        if any(self.secret(host, "cluster_password") in (None, "") for host in [*self.members, *topology.voters(self.groups), *self.redis_members]):
+        asking = dict.fromkeys([*self.members, *topology.voters(self.groups), *self.redis_members, *(self.apps if self.redis_members else [])])
+        secrets = {self.secret(host, "cluster_password") or "" for host in asking}
+        if "" not in secrets and len(secrets) > 1:
+            lines.append(f"throat_cluster_password: not the same for all of {', '.join(asking)}, who know each other by it; set it once, for the group throat")
+        if "" in secrets:
             hosts = ", ".join(dict.fromkeys([*self.members, *self.redis_members]))
             lines.append(
                 f"throat_cluster_password: not set, but required (by it {hosts} know each other{', and etcd them' if self.members else ''}); "
@@ -790,7 +794,8 @@ def make(variables: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequen
     site, lines = read(variables, groups, needs_source)
     lines = gathered([*lines, *site.refusals()], site.hosts)
     hosts = {} if lines else {host: {"site": site.facts(host), **{role: site.arguments(host, role) for role in site.roles(host)}} for host in site.hosts}
-    return {"refusals": lines, "notes": [*site.budget["warnings"], *site.notes()], "budget": site.budget["table"], "violations": site.budget["violations"], "hosts": hosts}
+    told = site.budget
+    return {"refusals": lines, "notes": [*told["warnings"], *site.notes()], "budget": told["table"], "violations": told["violations"], "hosts": hosts}
 
 
 def role_arguments(role: str, variables: Mapping[str, Any], facts: Mapping[str, Any], host: str) -> tuple[dict[str, Any], list[str]]:

@@ -121,6 +121,7 @@ def plan_text(made: Mapping[str, Any]) -> str:
         version = app["version"] if app["source_type"] != "directory" else ""
         parts.append(f"Release: {app['source_type']} {app['source']} {version}".rstrip() + f", in the runtime {app['runtime']}")
     parts += together(data["hosts"])
-    secrets = plan.SECRETS | (plan.CLUSTER_SECRETS if any(roles.get(role, {}).get("members") for roles in data["hosts"].values() for role in ("postgres", "redis")) else {})
+    has_members = any(roles.get(role, {}).get("members") for roles in data["hosts"].values() for role in ("postgres", "redis"))
+    secrets = plan.SECRETS | (plan.CLUSTER_SECRETS if has_members else {})
     parts.append("Secrets: " + ", ".join(f"{name} set" for name in secrets))
     return "\n\n".join([*parts, *(f"Note: {line}" for line in data["notes"])])

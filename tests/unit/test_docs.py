@@ -151,7 +151,9 @@ def test_play_gives_a_role_what_it_needs(page, play):
     for entry in play["roles"]:
         role = entry["role"].removeprefix("throat.stack.")
         assert role == page.parent.name
-        assert plan.role_arguments(role, entry["vars"], {}, "host1")[1] == []
+        # A secret is somewhere else.
+        given = {name: "from-a-vault" if "{{ vault_" in str(value) and isinstance(value, str) else value for name, value in entry["vars"].items()}
+        assert plan.role_arguments(role, given, {}, "host1")[1] == []
 
 
 def test_second_site_fits_beside_the_first():

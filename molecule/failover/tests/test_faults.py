@@ -80,6 +80,8 @@ def do(command: str, hosts: str | tuple[str, ...]) -> None:
 def suffer(loss: Loss, there) -> tuple[float, set[str]]:
     """Do it and undo it; returns when it began, and what the host has answered meanwhile to who writes on it."""
     host, answered = loss.whom(), set()
+    if loss.alone:
+        on(str(host), f"""{PSQL} "INSERT INTO user_metadata (key, value) VALUES ('ref', 'whoever leads takes this')" """)
     began = time.monotonic()
     do(loss.begin, host)
     while time.monotonic() < began + loss.lasts:

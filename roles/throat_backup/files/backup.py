@@ -358,7 +358,7 @@ class Host:
 
     @property
     def notes(self) -> str:
-        """The table of what whoever leads notes, by names: sets/<set>, status, gaps."""
+        """The table of what whoever leads notes, by names: sets/<set>, status, gaps, waits."""
         return f"{self.site}_backup.notes"
 
     def noted(self) -> dict[str, Any]:
@@ -381,9 +381,12 @@ class Host:
                 self.ask(
                     f"""SET client_min_messages = warning;
                     CREATE SCHEMA IF NOT EXISTS {self.site}_backup;
-                    CREATE TABLE IF NOT EXISTS {self.notes} (name text PRIMARY KEY, noted json NOT NULL);
-                    DELETE FROM {self.notes} WHERE name = '{name}';"""
-                    + (f"INSERT INTO {self.notes} VALUES ('{name}', '{value}');" if noted is not None else "")
+                    CREATE TABLE IF NOT EXISTS {self.notes} (name text PRIMARY KEY, noted json NOT NULL);"""
+                    + (
+                        f"INSERT INTO {self.notes} VALUES ('{name}', '{value}') ON CONFLICT (name) DO UPDATE SET noted = EXCLUDED.noted;"
+                        if noted is not None
+                        else f"DELETE FROM {self.notes} WHERE name = '{name}';"
+                    )
                 )
 
     def learn(self) -> None:
@@ -392,11 +395,13 @@ class Host:
         if not noted or not self.sets_dir.is_dir():
             return
         sets = {name.removeprefix("sets/"): value for name, value in noted.items() if name.startswith("sets/")}
-        for path in self.sets_dir.glob("*.json"):
-            if path.stem not in sets:
-                path.unlink()
+        # Those that were noted once, and are not any more; of others nobody has been told yet.
+        seen = self.state / "noted.json"
+        for name in set(json.loads(seen.read_text()) if seen.exists() else []) - set(sets):
+            (self.sets_dir / f"{name}.json").unlink(missing_ok=True)
         for name, manifest in sets.items():
             write(self.sets_dir / f"{name}.json", manifest, 0o600)
+        write(seen, sorted(sets), 0o600)
         write(self.gaps_file, noted.get("gaps", []), 0o600)
 
     def sets(self) -> list[dict[str, Any]]:
@@ -520,7 +525,9 @@ class Host:
     def find_shared(self, repository: Mapping[str, Any]) -> None:
         """Stop where a repository is not the one that whoever leads has made: a directory may be there on each host, and not be the same."""
         self.present(repository)
-        if not self.opens(repository) or not servers(self.by_itself(repository, "info", "--output=json").stdout, self.told["stanza"]):
+        mine = int(self.ask("SELECT system_identifier FROM pg_control_system()"))
+        known = servers(self.by_itself(repository, "info", "--output=json").stdout, self.told["stanza"])
+        if not self.opens(repository) or mine not in [server["system-id"] for server in known]:
             raise Refused(
                 f"throat_backup_repositories: {repository['place']} of {self.told['host']} is not the one that {', '.join(self.members)} share; "
                 "mount the same on each of them, and run playbooks/site.yml for all of them"
@@ -977,9 +984,11 @@ class Host:
 
     def begin(self) -> bool:
         """Make backups again; whether they have waited."""
-        if self.follows() or not self.waits():
+        if not self.waits():
             return False
         self.waits_file.unlink(missing_ok=True)
+        if self.follows():
+            return False
         self.tell("waits", None)
         # What is written from now on is in no backup, whatever there is of the server of before.
         self.run("systemctl", "start", "--no-block", f"{self.site}-backup@full.service")
