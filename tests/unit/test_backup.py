@@ -132,6 +132,24 @@ def test_old_sets_stay_from_a_drill_that_finds_a_broken_one_until_one_that_goes_
     assert [drill(*last) for last in told] == [True, False, False, True]
 
 
+def test_member_takes_over_what_others_have_noted_and_loses_nothing_that_nobody_was_told_of(tmp_path, monkeypatch):
+    host = backup.Host({"site": "throat", "database": "throat", "members": ["db1", "db2", "db3"], "repositories": [], "state_dir": str(tmp_path)})
+    host.sets_dir.mkdir()
+    # Brought back from a repository, on the first of three empty hosts.
+    backup.write(host.sets_dir / "20261120T033000Z.json", {"set": "20261120T033000Z"}, 0o600)
+    for noted, there in (
+        ({"waits": True}, ["20261120T033000Z"]),
+        ({"status": {}, "sets/20261121T033000Z": {"set": "20261121T033000Z"}}, ["20261120T033000Z", "20261121T033000Z"]),
+        # Whoever leads has let the second one expire.
+        ({"status": {}, "gaps": ["a gap"]}, ["20261120T033000Z"]),
+        # The server is down.
+        ({}, ["20261120T033000Z"]),
+    ):
+        monkeypatch.setattr(host, "noted", lambda noted=noted: noted)
+        assert [found["set"] for found in host.sets()] == there
+    assert host.gaps() == ["a gap"]
+
+
 @pytest.mark.parametrize(
     ("to", "sets", "backups", "said"),
     [
