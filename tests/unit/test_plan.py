@@ -349,3 +349,12 @@ def test_workers_reach_their_tiers_wherever_those_are_and_what_the_operator_says
     # By the sockets of its own host a site needs none, but for Redis and the web.
     alone = egress.egress_rules(make()["hosts"]["host1"]["throat_gunicorn"])
     assert alone == ['fib daddr type local tcp dport { 6379 } accept comment "redis"', 'fib daddr type local tcp dport { 80, 443 } accept comment "web"']
+
+
+@pytest.mark.parametrize("redis", ["{hosts: {db1: }}", "{hosts: [db1]}"])
+def test_half_an_inventory_is_none(redis, tmp_path):
+    """Ansible by itself goes on with what it has read until then."""
+    (tmp_path / "hosts.yml").write_text(f"throat: {{children: {{postgres: {{hosts: {{db1: }}}}, redis: {redis}}}}}\n")
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    done = subprocess.run(["ansible-inventory", "-i", tmp_path, "--list"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == ("[" not in redis), done.stderr
