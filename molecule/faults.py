@@ -8,10 +8,10 @@ import pathlib
 import subprocess
 import time
 
-from conftest import ROOT
 from visitors import Visitors
 
-PAGE = ROOT / "docs/faults.md"
+# (A scenario may have a conftest of its own.)
+PAGE = pathlib.Path(__file__).parent.parent / "docs/faults.md"
 HEAD = "| fault | visitors: failed of all | who | for | longest answer | lost | status | back |\n|---|---|---|---|---|---|---|---|\n"
 # The one that asks Redis, for its rate limit; below that.
 FRONT = {"front page": ("GET", "/all/new", 1.3)}
