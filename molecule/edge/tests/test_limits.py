@@ -81,7 +81,8 @@ def test_addresses_of_one_ipv6_network_are_one_client(ask, seed):
 def test_uploads_are_limited_by_themselves(ask, connect, seed):
     sender = f"10.{seed // 250}.{seed % 250}.4"
     sent = statuses(ask([["POST", f"/do/upload/{number}", sender] for number in range(250)]))
-    assert set(sent) == {200, 429} and sent[:100] == [200] * 100
+    # (Twenty at a time, of which one may come late.)
+    assert set(sent) == {200, 429} and sent.count(200) >= 100
     assert statuses(ask([["POST", "/login", sender], ["GET", "/submit/link/x", sender]])) == [200, 200]
     # So many at the same time: these all wait for the rest of their files.
     senders = [connect() for _ in range(60)]
