@@ -644,8 +644,9 @@ def backup_findings(host: Host) -> Iterator[Finding]:
     # Who follows makes backups of its files alone.
     follows = host.roles.get("postgres", {}).get("members") and host.probe["postgres"].get("leader") != host.name
     actions = {"backup": host.limits["backup_hours"] * 3600, "drill": host.limits["drill_days"] * DAY}
-    for name in [] if follows and not host.roles["throat_backup"]["files"] else ["backup"] if follows else actions:
-        limit = actions[name]
+    if follows:
+        actions = {"backup": actions["backup"]} if host.roles["throat_backup"]["files"] else {}
+    for name, limit in actions.items():
         last, look = host.probe["backups"].get(name), f"journalctl -u '{made}@*' -n 50"
         # A host is new for as long.
         at = last["at"] if last else host.probe["backups_since"]
