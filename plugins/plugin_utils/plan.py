@@ -613,6 +613,7 @@ class Site:
                 )
         lines += topology.address_errors(self.given, self.groups)
         lines += self.watch_errors()
+        lines += self.web_errors()
         lines += self.budget["violations"]
         lines += self.member_errors()
         for host in self.hosts:
@@ -684,6 +685,25 @@ class Site:
             for host in watched
             if self.clients("throat_metrics", host) and self.firewall(host) == "none"
         ]
+
+    def web_errors(self) -> list[str]:
+        """Return one line for each certificate that web servers would not get, or that nobody has named."""
+        lines, webs = [], self.group("nginx")
+        modes = {host: self.value(host, "nginx_tls_mode") for host in webs}
+        if "acme" in modes.values() and len(webs) > 1:
+            lines.append(
+                f"nginx_tls_mode: acme, but the authority may ask any of {', '.join(webs)}, and only the one that wants a certificate has the challenge; "
+                "set files, and put one certificate on all of them, or none, if a load balancer (throat_proxies) terminates TLS"
+            )
+        pair = ("nginx_tls_certificate", "nginx_tls_key")
+        unnamed = [name for name in pair if any(modes[host] == "files" and not self.given[host].get(name) for host in webs)]
+        if unnamed:
+            # By default they are where the self-signed one is, which would go on serving.
+            lines.append(
+                f"{' and '.join(unnamed)}: not set, but required with nginx_tls_mode files; "
+                "set the paths that the certificate with its chain, and its key, have on the web servers"
+            )
+        return lines
 
     def blamed(self, host: str, lines: Sequence[str]) -> list[str]:
         """Return refusals of a role with the name of what somebody has set, where the role was told something that follows from it."""

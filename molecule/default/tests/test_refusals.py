@@ -50,7 +50,10 @@ WRONG = {
         ],
     ),
     "host": (
-        {"nginx_tls_mode": "files", "nginx_tls_key": "/etc/ssl/private/mine.key", "redis_port": 5432, "throat_backup_key": "another-Value-of-backup_key"},
+        {
+            "nginx_tls_mode": "files", "nginx_tls_certificate": "/etc/ssl/certs/throat.pem", "nginx_tls_key": "/etc/ssl/private/mine.key",
+            "redis_port": 5432, "throat_backup_key": "another-Value-of-backup_key",
+        },
         [
             "nginx_tls_mode: files, but throat-stack-default has no /etc/ssl/private/mine.key",
             "redis_port: 5432 of throat-stack-default is taken by postgres",
