@@ -343,7 +343,7 @@ def warnings(site: Site) -> list[str]:
     return lines
 
 
-HEADER = ("host", "worker", "class", "demand", "pool", "server share")
+HEADER = ("host", "used by", "class", "at once", "pool or setting", "to PostgreSQL")
 
 
 def table(site: Site) -> str:
@@ -374,13 +374,13 @@ def table(site: Site) -> str:
     for lines, hosts in blocks.items():
         name = hosts[0] if len(hosts) == 1 else f"{hosts[0]} ... {hosts[-1]} ({len(hosts)} hosts, each)"
         rows += [(name if index == 0 else "", *line) for index, line in enumerate(lines)]
-    server = site.server or "server"
-    rows.append((server, "migrations, backups, operators", "", "", "", str(site.headroom)))
+    server = "whoever leads" if site.members else site.server or "server"
+    rows.append((server, "migrations, backups, you", "", "", "throat_database_headroom", str(site.headroom)))
     if site.members:
-        rows.append(("", "its members, whoever of them leads", "", "", "", str(site.members)))
-    rows.append(("", "reserved for superusers", "", "", "", str(site.superuser_reserved)))
+        rows.append(("", "members of the cluster", "", "", f"{MEMBER_CONNECTIONS} for each", str(site.members)))
+    rows.append(("", "superusers", "", "", "reserved by PostgreSQL", str(site.superuser_reserved)))
     limit = "unknown" if site.max_connections is None else str(site.max_connections)
-    rows.append(("", "sum, of postgres_max_connections", "", "", "", f"{site.pooled + site.kept} of {limit}"))
+    rows.append(("", "sum", "", "", "postgres_max_connections", f"{site.pooled + site.kept} of {limit}"))
 
     widths = [max(len(row[column]) for row in (HEADER, *rows)) for column in range(len(HEADER))]
     lines = [

@@ -532,6 +532,8 @@ class Site:
             "name": self.name,
             "is_production": self.is_production,
             "roles": self.roles(host),
+            # As which the others let it in.
+            "networks": self.networks([host]),
             "firewall": self.firewall(host),
             "pooling": self.budget["pooling"],
             "public_url": self.url(host).geturl(),

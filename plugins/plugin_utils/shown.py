@@ -40,47 +40,53 @@ def plan_data(made: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """Return (host, service, where it listens, for whom) of all that listens on the hosts of a plan."""
-    rows = []
+    """Return (host, service, where it listens, by whom it is used) of all that listens on the hosts of a plan."""
+    rows: list[tuple[str, str, str, str]] = []
+    names = {network: host for host, roles in hosts.items() for network in roles["site"]["networks"]}
+    webs, watching, asking, voters = ([host for host, roles in hosts.items() if role in roles] for role in ("nginx", "monitoring", "haproxy", "etcd"))
+    members, redis_members = ([host for host, roles in hosts.items() if roles.get(role, {}).get("members")] for role in ("postgres", "redis"))
+
+    def add(host: str, service: str, listens_at: str, users: Sequence[str]) -> None:
+        ordered = sorted(dict.fromkeys(users), key=lambda user: user != host)
+        rows.append((host, service, listens_at, ", ".join("this host" if user == host else user for user in ordered)))
+
     for host, roles in hosts.items():
-        local = "this host"
         if "nginx" in roles:
             web = roles["nginx"]
             ports = [f"*:{web['http_port']}"] + ([f"*:{web['https_port']}"] if web["tls_mode"] != "none" else [])
-            rows.append((host, "nginx", ", ".join(ports), "everybody"))
+            add(host, "nginx", ", ".join(ports), ["everybody"])
         if "throat_gunicorn" in roles and host in roles["site"]["apps"]:
             told = roles["throat_gunicorn"]
             for entry in workers.complete_workers(told["workers"], told["listen_address"], told["listen_port"], roles["site"]["name"]):
                 amount = f"{entry['processes']} x {entry['threads']}" if entry["class"] == "sync" else f"{entry['processes']} x {entry['connections']}"
-                asked_by = local if entry["listen"].startswith("/") else "web servers"
-                rows.append((host, f"worker {entry['name']} ({entry['class']}, {amount})", entry["listen"], asked_by))
+                add(host, f"worker {entry['name']} ({entry['class']}, {amount})", entry["listen"], [host] if entry["listen"].startswith("/") else webs)
         for role, clients in (("pgbouncer", "client_networks"), ("postgres", None), ("redis", None)):
             if role not in roles:
                 continue
             told = roles[role]
             networks = told[clients] if clients else [network for access in told.get("access", ()) for network in access["addresses"]]
-            others = [network for network in networks if not network.startswith(("127.", "::1"))]
+            others = [names.get(network, network) for network in networks if not network.startswith(("127.", "::1"))]
             if role == "redis":
-                others = ["application hosts", *(["members"] if told["members"] else [])] if len(told["listen_addresses"]) > 1 else []
-            rows.append((host, role, ", ".join(f"{address}:{told['port']}" for address in told["listen_addresses"]), ", ".join([local, *others])))
+                others = [*roles["site"]["apps"], *redis_members] if len(told["listen_addresses"]) > 1 else []
+            add(host, role, ", ".join(f"{address}:{told['port']}" for address in told["listen_addresses"]), [host, *others])
         if "haproxy" in roles:
             told = roles["haproxy"]
             ports = ([told["port"]] if told["servers"] else []) + ([told["redis_port"]] if told["redis_servers"] else [])
-            rows.append((host, "haproxy", ", ".join(f"{address}:{port}" for address in told["listen_addresses"] for port in ports), local))
-        if roles.get("postgres", {}).get("members"):
+            add(host, "haproxy", ", ".join(f"{address}:{port}" for address in told["listen_addresses"] for port in ports), [host])
+        if host in members:
             own = next(member["address"] for member in roles["postgres"]["members"] if member["name"] == host)
-            rows.append((host, "patroni", f"{own}:{roles['postgres']['patroni_port']}", "members, and hosts with haproxy"))
-        if roles.get("redis", {}).get("members"):
+            add(host, "patroni", f"{own}:{roles['postgres']['patroni_port']}", [host, *members, *asking])
+        if host in redis_members:
             told = roles["redis"]
             doors = ", ".join(f"{address}:{told['sentinel_port']}" for address in told["listen_addresses"])
-            rows.append((host, "sentinel", doors, "members, and hosts with haproxy"))
+            add(host, "sentinel", doors, [host, *redis_members, *asking])
         if "etcd" in roles:
             own = next(member for member in roles["etcd"]["members"] if member["name"] == host)
-            rows.append((host, "etcd", f"{own['address']}:{roles['etcd']['port']}, {own['address']}:{own['peer_port']}", "members"))
+            add(host, "etcd", f"{own['address']}:{roles['etcd']['port']}, {own['address']}:{own['peer_port']}", [host, *voters, *members])
         if "throat_metrics" in roles:
             told = roles["throat_metrics"]
-            asked_by = local if told["listen_address"] == "127.0.0.1" else "monitoring"
-            rows += [(host, f"exporter {name}", f"{told['listen_address']}:{told['ports'][name]}", asked_by) for name in told["exporters"]]
+            for name in told["exporters"]:
+                add(host, f"exporter {name}", f"{told['listen_address']}:{told['ports'][name]}", [host] if told["listen_address"] == "127.0.0.1" else watching)
     return rows
 
 
@@ -107,7 +113,7 @@ def plan_text(made: Mapping[str, Any]) -> str:
     """Return a plan for people: addresses, listeners, connections, proxies, certificate and release."""
     data = plan_data(made)
     first = next(iter(data["hosts"].values()))
-    rows = [("host", "service", "listens at", "for"), *listeners(data["hosts"])]
+    rows = [("host", "service", "listens at", "used by"), *listeners(data["hosts"])]
     parts = [f"Site {first['site']['name']} at {first['site']['public_url']}", "\n".join(table(rows)), data["budget"]]
     web = next((roles["nginx"] for roles in data["hosts"].values() if "nginx" in roles), None)
     app = next((roles["throat_gunicorn"] for roles in data["hosts"].values() if "throat_gunicorn" in roles), None)

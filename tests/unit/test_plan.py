@@ -180,7 +180,7 @@ def test_whoever_has_clients_of_a_cluster_asks_itself_who_leads():
     ports = {service["name"]: set(service["addresses"]) for service in hosts["host2"]["firewall"]["services"]}
     members = {"10.0.0.3", "10.0.0.4"}
     assert ports == {"postgres": {"10.0.0.1"} | members, "etcd": members, "etcd-peers": members, "patroni": {"10.0.0.1"} | members}
-    assert "9" in made["budget"].split("whoever of them leads")[1].split("\n")[0]
+    assert re.search(r"^whoever leads .*\n +members of the cluster +3 for each +9$", made["budget"], re.MULTILINE)
     # What a member proves itself with is nobody's on the other hosts.
     assert "cluster-secret" not in json.dumps(hosts["host1"])
 
@@ -192,11 +192,15 @@ def test_application_that_leans_on_the_pooler_of_a_member_is_named():
 
 
 def test_plan_of_a_cluster_shows_what_listens_for_it():
-    made = make(hosts={host: {**variables, "throat_metrics": True} for host, variables in CLUSTER.items()}, groups=CLUSTER_GROUPS)
+    admitted = {"postgres_access": [{"database": "throat", "user": "throat", "addresses": ["10.0.0.2/32", "10.0.9.0/24"]}]}
+    hosts = {host: {**variables, "throat_metrics": True} for host, variables in CLUSTER.items()}
+    made = make(hosts=hosts | {"host4": hosts["host4"] | admitted}, groups=CLUSTER_GROUPS)
     lines = [" ".join(line.split()) for line in shown.plan_text(made).splitlines()]
+    assert "host2 postgres 127.0.0.1:5432, 10.0.0.2:5432 this host, host1, host3, host4" in lines
+    assert "host4 postgres 127.0.0.1:5432, 10.0.0.4:5432 this host, host2, 10.0.9.0/24" in lines
     assert "haproxy 127.0.0.1:6431 this host" in lines
-    assert "patroni 10.0.0.2:8008 members, and hosts with haproxy" in lines
-    assert "etcd 10.0.0.2:2379, 10.0.0.2:2380 members" in lines
+    assert "patroni 10.0.0.2:8008 this host, host3, host4, host1" in lines
+    assert "etcd 10.0.0.2:2379, 10.0.0.2:2380 this host, host3, host4" in lines
     assert "exporter postgres 127.0.0.1:9187 this host" in lines
 
 
@@ -206,7 +210,7 @@ def test_workers_ask_their_own_host_who_leads_redis():
     assert made["refusals"] == []
     lines = [" ".join(line.split()) for line in shown.plan_text(made).splitlines()]
     assert "haproxy 127.0.0.1:6378 this host" in lines
-    assert "sentinel 127.0.0.1:26379, 10.0.0.3:26379 members, and hosts with haproxy" in lines
+    assert "sentinel 127.0.0.1:26379, 10.0.0.3:26379 this host, host2, host4, host1" in lines
     hosts = made["hosts"]
     assert [host for host, roles in hosts.items() if "haproxy" in roles] == ["host1"] and not any("etcd" in roles for roles in hosts.values())
     assert hosts["host1"]["throat_gunicorn"]["redis_url"] == "redis://throat:redis-secret@127.0.0.1:6378/0"
@@ -300,7 +304,7 @@ def test_plan_is_shown_without_a_secret():
         assert secret in json.dumps(made) and secret not in text and secret not in data
     for part in (
         "Site throat at https://throat.example.com", "visitor -> CDN (198.51.100.0/24) -> nginx -> worker, SITE_TRUSTED_PROXY_COUNT 2", "worker gevent (gevent, 1 x 40)",
-        "/run/throat/gevent.sock", "127.0.0.1:6432", "sum, of postgres_max_connections", f"git {plan.defaults()['throat_gunicorn_source']}",
+        "/run/throat/gevent.sock", "127.0.0.1:6432", "postgres_max_connections", f"git {plan.defaults()['throat_gunicorn_source']}",
     ):
         assert part in text
 

@@ -26,7 +26,7 @@ def entries(scenario):
 
 def application_share(output: str) -> int:
     """Server connections of the application, by the table that the run printed."""
-    needed, _limit = re.search(r"sum, of postgres_max_connections\s+(\d+) of (\d+)", output).groups()
+    needed, _limit = re.search(r"sum\s+postgres_max_connections\s+(\d+) of (\d+)", output).groups()
     return int(needed) - 13
 
 
