@@ -104,7 +104,8 @@ def test_release_is_built_once_and_the_same_everywhere():
 def test_ports_are_open_to_those_hosts_only_that_need_them(open_ports):
     reached, planned = open_ports()
     assert reached == planned
-    assert {source for source, host, port in reached if (host, port) == (DATABASE, 5432)} == {*APPS, POOLER}
+    clients = {(DATABASE, 5432): {*APPS, POOLER}, (POOLER, 6432): set(APPS), (REDIS, 6379): set(APPS), (APPS[1], 5010): set(WEB), (APPS[1], 5012): set(WEB)}
+    assert {door: {source for source, *seen in reached if tuple(seen) == door} for door in clients} == clients
     assert {host for source, host, _port in reached if source == "controller"} == set(WEB)
 
 

@@ -28,6 +28,8 @@ def test_play_that_is_killed_leaves_the_site_whole_and_one_that_cannot_prove_it_
     answer = browser.get(f"{url}/")
     assert answer.status_code in (200, 503)
     print(f"killed at '{task}': {answer.status_code}")
+    run_site(None, "-e", "maintenance=off", playbook="playbooks/maintenance.yml")
+    assert browser.get(f"{url}/").status_code == 200
     unreachable = {"throat_check_url": "https://localhost:1"}
     run = run_site(unreachable, "-e", "maintenance=on", playbook="playbooks/maintenance.yml", check=False)
     assert run.returncode != 0 and "The site is open; it could not be closed" in run.said

@@ -127,6 +127,11 @@ def test_migration_that_fails_half_way_leaves_the_old_release_and_two_runs_at_on
     assert failed[0].changed == 0 and visitors.failed() == []
     assert serving() != before and (rows(host, f"{name}a"), rows(host, name)) == (1, 1)
     wait_for_the_lock(host)
+    # The one that was refused goes through now, and finds the database as it wants it.
+    gone_through = serving()
+    run_site({"throat_gunicorn_source": sources[runs.index(failed[0])]}, playbook=DEPLOY)
+    assert serving() not in (before, gone_through) and (rows(host, f"{name}a"), rows(host, name)) == (1, 1)
+    assert visitors.failed() == []
 
 
 @pytest.mark.parametrize(

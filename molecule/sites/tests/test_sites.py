@@ -194,10 +194,11 @@ def test_each_is_closed_for_maintenance_by_itself(first, closed, forget_limits):
 
 
 def test_status_asks_the_workers_of_its_own_site_and_tells_of_its_own_maintenance(pair, closed, run_site, tmp_path):
-    own, _ = pair
+    own, other = pair
     run_site(None, "-e", f"status_file={tmp_path}/status.json", playbook="playbooks/status.yml", inventory=own.inventory)
     told = json.loads((tmp_path / "status.json").read_text())
     (host,) = told["hosts"].values()
     assert told["site"] == own.name and {f"{own.name}-{kind}.service" for kind in host["workers"]} <= set(host["probe"]["units"])
+    assert not [unit for unit in host["probe"]["units"] if unit.startswith(f"{other.name}-")]
     assert {kind: answer["status"] for kind, answer in host["probe"]["workers"].items()} == dict.fromkeys(("sync", "gevent", "socketio"), 200)
     assert ("maintenance" in {finding["subject"] for finding in told["findings"] if finding["level"] == "warning"}) == (own is closed)
