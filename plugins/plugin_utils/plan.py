@@ -421,6 +421,7 @@ class Site:
             "nginx_upstreams": workers.upstreams(list(self.workers.values())),
             "nginx_default_upstream": next((kind for kind in workers.CLASSES if kind in classes), "sync"),
             "nginx_async_upstream": next((kind for kind in ("gevent", "socketio") if kind in classes), "socketio"),
+            "nginx_acme_peers": self.acme_peers(host),
             "nginx_tls_certificate": f"/etc/ssl/certs/{self.name}.pem",
             "nginx_tls_key": f"/etc/ssl/private/{self.name}.key",
             # Two for each open browser tab, and some for pages and files.
@@ -433,6 +434,14 @@ class Site:
             "nginx_uploads_dir": f"/var/lib/{self.name}/uploads",
             "nginx_thumbnails_dir": f"/var/lib/{self.name}/thumbs",
         }
+
+    def acme_peers(self, host: str) -> list[str]:
+        """Return the other web servers, each as address and http port, where any of them has its certificate from an authority, which may ask any."""
+        webs = self.group("nginx")
+        if "acme" not in [self.value(web, "nginx_tls_mode") for web in webs]:
+            return []
+        ports = {web: self.given[web].get("nginx_http_port", 80) for web in webs}
+        return [f"[{self.addresses[web]}]:{ports[web]}" if ":" in self.addresses[web] else f"{self.addresses[web]}:{ports[web]}" for web in webs if web != host]
 
     def for_throat_backup(self, host: str) -> dict[str, Any]:
         state = f"/var/lib/{self.name}"
@@ -689,23 +698,14 @@ class Site:
         ]
 
     def web_errors(self) -> list[str]:
-        """Return one line for each certificate that web servers would not get, or that nobody has named."""
-        lines, webs = [], self.group("nginx")
-        modes = {host: self.value(host, "nginx_tls_mode") for host in webs}
-        if "acme" in modes.values() and len(webs) > 1:
-            lines.append(
-                f"nginx_tls_mode: acme, but the authority may ask any of {', '.join(webs)}, and only the one that wants a certificate has the challenge; "
-                "set files, and put one certificate on all of them, or none, if a load balancer (throat_proxies) terminates TLS"
-            )
-        pair = ("nginx_tls_certificate", "nginx_tls_key")
-        unnamed = [name for name in pair if any(modes[host] == "files" and not self.given[host].get(name) for host in webs)]
-        if unnamed:
-            # By default they are where the self-signed one is, which would go on serving.
-            lines.append(
-                f"{' and '.join(unnamed)}: not set, but required with nginx_tls_mode files; "
-                "set the paths that the certificate with its chain, and its key, have on the web servers"
-            )
-        return lines
+        """Return a line where nobody has named the certificate that web servers are to serve."""
+        files = [host for host in self.group("nginx") if self.value(host, "nginx_tls_mode") == "files"]
+        unnamed = [name for name in ("nginx_tls_certificate", "nginx_tls_key") if any(not self.given[host].get(name) for host in files)]
+        # By default they are where the self-signed one is, which would go on serving.
+        return [
+            f"{' and '.join(unnamed)}: not set, but required with nginx_tls_mode files; "
+            "set the paths that the certificate with its chain, and its key, have on the web servers"
+        ] * bool(unnamed)
 
     def blamed(self, host: str, lines: Sequence[str]) -> list[str]:
         """Return refusals of a role with the name of what somebody has set, where the role was told something that follows from it."""

@@ -158,6 +158,19 @@ def test_tiers_on_hosts_of_their_own_listen_where_their_clients_come_from():
     ]
 
 
+def test_web_servers_find_the_challenges_of_each_other():
+    hosts = {"host1": {"throat_address": "10.0.0.1", "nginx_tls_mode": "acme"}, "host2": {"throat_address": "fd00::2", "nginx_http_port": 8080}, "host3": {"throat_address": "10.0.0.3"}}
+    given, groups = {"nginx_acme_email": "me@example.com", "throat_shared_files": False}, {"throat": list(hosts), "nginx": list(hosts)}
+    made = make(given, hosts, groups)
+    assert made["refusals"] == []
+    peers = {host: roles["nginx"]["acme_peers"] for host, roles in made["hosts"].items()}
+    assert peers == {"host1": ["[fd00::2]:8080", "10.0.0.3:80"], "host2": ["10.0.0.1:80", "10.0.0.3:80"], "host3": ["10.0.0.1:80", "[fd00::2]:8080"]}
+    # One alone asks nobody, and neither do those who have theirs from elsewhere.
+    assert make({**given, "nginx_tls_mode": "acme"})["hosts"]["host1"]["nginx"]["acme_peers"] == []
+    others = make(given, {host: {**variables, "nginx_tls_mode": "self_signed"} for host, variables in hosts.items()}, groups)["hosts"]
+    assert all(roles["nginx"]["acme_peers"] == [] for roles in others.values())
+
+
 CLUSTER = {f"host{number}": {"throat_address": f"10.0.0.{number}", "throat_backup": False, "throat_cluster_password": "cluster-secret"} for number in (1, 2, 3, 4)}
 
 

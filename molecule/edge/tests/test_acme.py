@@ -1,5 +1,6 @@
-"""From an empty host to a certificate of an authority, its renewal, and what is said when the challenge cannot be reached."""
+"""From empty hosts to certificates of an authority, which asks either of two web servers; their renewal, and what is said when a challenge cannot be reached."""
 
+import re
 import subprocess
 import time
 
@@ -8,12 +9,24 @@ import testinfra
 
 from conftest import ROOT
 
-HOSTS = "127.0.0.1 site.example.com"
+ADDRESSES = {"throat-stack-acme": "10.213.0.71", "throat-stack-acme2": "10.213.0.72"}
 
 
 @pytest.fixture(scope="module")
-def acme():
-    return testinfra.get_host("docker://throat-stack-acme")
+def webs():
+    return [testinfra.get_host(f"docker://{name}") for name in ADDRESSES]
+
+
+@pytest.fixture(scope="module")
+def acme(webs):
+    return webs[0]
+
+
+def lead_to(name: str, webs) -> None:
+    """Let the site's name lead to one of the web servers, or to none."""
+    line = f"echo {ADDRESSES[name]} site.example.com" if name else "true"
+    for web in webs:
+        web.check_output(f"(grep -v site.example.com /etc/hosts; {line}) > /run/hosts; cat /run/hosts > /etc/hosts")
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +41,30 @@ def issuer(host) -> str:
     return host.check_output("echo | openssl s_client -connect 127.0.0.1:443 -servername site.example.com 2>/dev/null | openssl x509 -noout -issuer -serial")
 
 
-def test_challenge_that_cannot_be_reached_is_explained(acme, run_acme):
-    acme.check_output("sed -i /site.example.com/d /etc/hosts 2>/dev/null || { grep -v site.example.com /etc/hosts > /run/hosts; cat /run/hosts > /etc/hosts; }")
+def test_challenge_that_cannot_be_reached_is_explained(webs, acme, run_acme):
+    lead_to("", webs)
     run = run_acme(check=False)
     assert run.returncode != 0
-    assert "No certificate was asked for: http://site.example.com/.well-known/acme-challenge/throat-check does not lead to this host" in run.said
-    assert "Let the name site.example.com resolve to throat-stack-acme" in run.said
+    assert re.search(r"No certificate was asked for: http://site.example.com/.well-known/acme-challenge/throat-check-\w+ does not lead to this host", run.said)
+    assert "Let the name site.example.com resolve to throat-stack-acme or another web server of this inventory, over IPv6" in run.said
     # The site is up meanwhile, and the authority was not asked.
     assert "CN=site.example.com" in issuer(acme).replace(" ", "")
     assert not acme.file("/etc/letsencrypt/live").exists
 
 
-def test_first_certificate_and_nothing_to_do_afterwards(acme, run_acme):
-    acme.check_output(f"echo {HOSTS} >> /etc/hosts")
+def test_each_gets_its_first_certificate_whichever_is_asked_and_there_is_nothing_to_do_afterwards(webs, run_acme):
+    lead_to("throat-stack-acme2", webs)
     run_acme()
-    assert "Pebble" in issuer(acme)
+    first = [issuer(web) for web in webs]
+    assert all("Pebble" in one for one in first) and first[0] != first[1]
     assert run_acme().changed == 0
+    # The other way round.
+    lead_to("throat-stack-acme", webs)
+    webs[1].check_output("certbot renew --force-renewal --no-random-sleep-on-renew")
+    assert "Pebble" in issuer(webs[1]) and issuer(webs[1]) != first[1]
+    # What neither has ends there.
+    code = "curl --silent --output /dev/null --write-out '%{http_code}' http://site.example.com/.well-known/acme-challenge/none"
+    assert [web.check_output(code) for web in webs] == ["404", "404"]
 
 
 def test_renewal_is_served_and_drops_no_connection(acme):
