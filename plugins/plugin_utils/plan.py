@@ -265,10 +265,12 @@ class Site:
         return hashlib.sha256(f"{name} {self.secret(host, 'cluster_password')}".encode()).hexdigest()
 
     def for_haproxy(self, host: str) -> dict[str, Any]:
+        asks_redis = bool(self.redis_members) and host in self.apps
         return {
-            "haproxy_redis_servers": self.redis_addresses,
-            "haproxy_redis_user": f"{self.value(self.first('redis'), 'redis_user')}-check" if self.redis_members else None,
-            "haproxy_redis_password": self.member_secret(host, "redis check") if self.redis_members else None,
+            # Who has workers; a pooler alone asks no Redis.
+            "haproxy_redis_servers": self.redis_addresses if asks_redis else [],
+            "haproxy_redis_user": f"{self.value(self.first('redis'), 'redis_user')}-check" if asks_redis else None,
+            "haproxy_redis_password": self.member_secret(host, "redis check") if asks_redis else None,
             "haproxy_servers": [
                 {
                     "name": member,
@@ -417,7 +419,7 @@ class Site:
             "nginx_site": self.name,
             "nginx_server_name": url.hostname or "",
             "nginx_https_port": (url.port if url.scheme == "https" else None) or 443,
-            "nginx_http_port": (url.port if url.scheme == "http" else None) or 80,
+            "nginx_http_port": self.http_port(host),
             "nginx_upstreams": workers.upstreams(list(self.workers.values())),
             "nginx_default_upstream": next((kind for kind in workers.CLASSES if kind in classes), "sync"),
             "nginx_async_upstream": next((kind for kind in ("gevent", "socketio") if kind in classes), "socketio"),
@@ -438,10 +440,12 @@ class Site:
     def acme_peers(self, host: str) -> list[str]:
         """Return the other web servers, each as address and http port, where any of them has its certificate from an authority, which may ask any."""
         webs = self.group("nginx")
-        if "acme" not in [self.value(web, "nginx_tls_mode") for web in webs]:
-            return []
-        ports = {web: self.given[web].get("nginx_http_port", 80) for web in webs}
-        return [f"[{self.addresses[web]}]:{ports[web]}" if ":" in self.addresses[web] else f"{self.addresses[web]}:{ports[web]}" for web in webs if web != host]
+        asked = "acme" in [self.value(web, "nginx_tls_mode") for web in webs]
+        return [_authority(self.addresses[web], self.http_port(web)) for web in webs if asked and web != host]
+
+    def http_port(self, host: str) -> int:
+        url = self.url(host)
+        return self.given[host].get("nginx_http_port") or (url.port if url.scheme == "http" else None) or 80
 
     def for_throat_backup(self, host: str) -> dict[str, Any]:
         state = f"/var/lib/{self.name}"
@@ -698,14 +702,22 @@ class Site:
         ]
 
     def web_errors(self) -> list[str]:
-        """Return a line where nobody has named the certificate that web servers are to serve."""
-        files = [host for host in self.group("nginx") if self.value(host, "nginx_tls_mode") == "files"]
-        unnamed = [name for name in ("nginx_tls_certificate", "nginx_tls_key") if any(not self.given[host].get(name) for host in files)]
-        # By default they are where the self-signed one is, which would go on serving.
-        return [
-            f"{' and '.join(unnamed)}: not set, but required with nginx_tls_mode files; "
-            "set the paths that the certificate with its chain, and its key, have on the web servers"
-        ] * bool(unnamed)
+        """Return one line for each certificate that web servers would not get, or that nobody has named."""
+        lines: list[str] = []
+        by_mode = {mode: [host for host in self.group("nginx") if self.value(host, "nginx_tls_mode") == mode] for mode in ("acme", "files", "none")}
+        if by_mode["acme"] and by_mode["none"]:
+            lines.append(
+                f"nginx_tls_mode: acme on {', '.join(by_mode['acme'])}, but none on {', '.join(by_mode['none'])}, where the authority may ask as well "
+                "and find no challenge; set one of them for all web servers"
+            )
+        unnamed = [name for name in ("nginx_tls_certificate", "nginx_tls_key") if any(not self.given[host].get(name) for host in by_mode["files"])]
+        if unnamed:
+            # By default they are where the self-signed one is, which would go on serving.
+            lines.append(
+                f"{' and '.join(unnamed)}: not set, but required with nginx_tls_mode files; "
+                "set the paths that the certificate with its chain, and its key, have on the web servers"
+            )
+        return lines
 
     def blamed(self, host: str, lines: Sequence[str]) -> list[str]:
         """Return refusals of a role with the name of what somebody has set, where the role was told something that follows from it."""

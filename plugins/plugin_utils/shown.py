@@ -43,12 +43,13 @@ def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
     """Return (host, service, where it listens, by whom it is used) of all that listens on the hosts of a plan."""
     rows: list[tuple[str, str, str, str]] = []
     names = {network: host for host, roles in hosts.items() for network in roles["site"]["networks"]}
-    webs, watching, asking, voters = ([host for host, roles in hosts.items() if role in roles] for role in ("nginx", "monitoring", "haproxy", "etcd"))
+    webs, watching, voters = ([host for host, roles in hosts.items() if role in roles] for role in ("nginx", "monitoring", "etcd"))
+    asking, asking_redis = ([host for host, roles in hosts.items() if roles.get("haproxy", {}).get(kind)] for kind in ("servers", "redis_servers"))
     members, redis_members = ([host for host, roles in hosts.items() if roles.get(role, {}).get("members")] for role in ("postgres", "redis"))
 
     def add(host: str, service: str, listens_at: str, users: Sequence[str]) -> None:
         ordered = sorted(dict.fromkeys(users), key=lambda user: user != host)
-        rows.append((host, service, listens_at, ", ".join("this host" if user == host else user for user in ordered)))
+        rows.append((host, service, listens_at, ", ".join("this host" if user == host else user for user in ordered) or "others"))
 
     for host, roles in hosts.items():
         if "nginx" in roles:
@@ -79,7 +80,7 @@ def listeners(hosts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, st
         if host in redis_members:
             told = roles["redis"]
             doors = ", ".join(f"{address}:{told['sentinel_port']}" for address in told["listen_addresses"])
-            add(host, "sentinel", doors, [host, *redis_members, *asking])
+            add(host, "sentinel", doors, [host, *redis_members, *asking_redis])
         if "etcd" in roles:
             own = next(member for member in roles["etcd"]["members"] if member["name"] == host)
             add(host, "etcd", f"{own['address']}:{roles['etcd']['port']}, {own['address']}:{own['peer_port']}", [host, *voters, *members])

@@ -217,6 +217,17 @@ def test_plan_of_a_cluster_shows_what_listens_for_it():
     assert "exporter postgres 127.0.0.1:9187 this host" in lines
 
 
+def test_pooler_alone_asks_who_leads_the_database_and_no_redis():
+    members = ["host2", "host3", "host4"]
+    groups = {"throat": [*CLUSTER, "host5"], "postgres": members, "redis": members, "pgbouncer": ["host5"]}
+    made = make(hosts={**CLUSTER, "host5": {**CLUSTER["host1"], "throat_address": "10.0.0.5"}}, groups=groups)
+    assert made["refusals"] == []
+    asked = {host: {kind: len(roles["haproxy"][kind]) for kind in ("servers", "redis_servers")} for host, roles in made["hosts"].items() if "haproxy" in roles}
+    assert asked == {"host1": {"servers": 3, "redis_servers": 3}, "host5": {"servers": 3, "redis_servers": 0}}
+    doors = [line for line in shown.plan_text(made).splitlines() if " sentinel " in line]
+    assert len(doors) == 3 and not any("host5" in line for line in doors)
+
+
 def test_workers_ask_their_own_host_who_leads_redis():
     groups = {"throat": list(CLUSTER), "postgres": ["host2"], "redis": ["host2", "host3", "host4"]}
     made = make(hosts=CLUSTER, groups=groups)

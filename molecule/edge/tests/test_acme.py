@@ -41,12 +41,21 @@ def issuer(host) -> str:
     return host.check_output("echo | openssl s_client -connect 127.0.0.1:443 -servername site.example.com 2>/dev/null | openssl x509 -noout -issuer -serial")
 
 
+def renewed(host, before: str) -> str:
+    """The issuer of another certificate than before, once nginx shows it: it reloads by itself."""
+    deadline = time.monotonic() + 20
+    while (now := issuer(host)) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return now
+
+
 def test_challenge_that_cannot_be_reached_is_explained(webs, acme, run_acme):
     lead_to("", webs)
     run = run_acme(check=False)
     assert run.returncode != 0
     assert re.search(r"No certificate was asked for: http://site.example.com/.well-known/acme-challenge/throat-check-\w+ does not lead to this host", run.said)
-    assert "Let the name site.example.com resolve to throat-stack-acme or another web server of this inventory, over IPv6" in run.said
+    assert "Let the name site.example.com resolve to throat-stack-acme, over IPv6" in run.said and "Another web server of this inventory will do" in run.said
     # The site is up meanwhile, and the authority was not asked.
     assert "CN=site.example.com" in issuer(acme).replace(" ", "")
     assert not acme.file("/etc/letsencrypt/live").exists
@@ -61,7 +70,7 @@ def test_each_gets_its_first_certificate_whichever_is_asked_and_there_is_nothing
     # The other way round.
     lead_to("throat-stack-acme", webs)
     webs[1].check_output("certbot renew --force-renewal --no-random-sleep-on-renew")
-    assert "Pebble" in issuer(webs[1]) and issuer(webs[1]) != first[1]
+    assert "Pebble" in renewed(webs[1], first[1])
     # What neither has ends there.
     code = "curl --silent --output /dev/null --write-out '%{http_code}' http://site.example.com/.well-known/acme-challenge/none"
     assert [web.check_output(code) for web in webs] == ["404", "404"]
@@ -78,10 +87,9 @@ def test_renewal_is_served_and_drops_no_connection(acme):
         stdout=subprocess.PIPE, text=True,
     )
     acme.check_output("certbot renew --force-renewal --no-random-sleep-on-renew")
-    time.sleep(1)
+    renewed(acme, before)
     acme.check_output("touch /run/stop")
     codes = loop.communicate(timeout=30)[0].split()
     acme.check_output("rm /run/stop")
-    assert issuer(acme) != before
     print(f"renewal: {len(codes)} requests, {sum(code != '200' for code in codes)} failed")
     assert len(codes) > 20 and set(codes) == {"200"}

@@ -4,16 +4,19 @@ They come as zips, and Python compiles anew whatever it imports from a zip: half
 scenarios cost. It stands on a function of Python's own that is not public; where that is missing, everything is only slower.
 """
 
-import hashlib
 import marshal
 import os
+import sys
 import zipimport
 
-KEPT = "/var/cache/test-host-zips"
+# What one Python has compiled another one cannot run: a host may go from one Debian to the next.
+KEPT = f"/var/cache/test-host-zips/{sys.implementation.cache_tag}"
 compile_source = getattr(zipimport, "_compile_source", None)
 
 
 def compile_once(path, source):
+    import hashlib
+
     name = f"{KEPT}/{hashlib.sha1(source).hexdigest()}"
     try:
         with open(name, "rb") as file:
@@ -21,6 +24,7 @@ def compile_once(path, source):
     except (OSError, EOFError, ValueError, TypeError):
         code = compile_source(path, source)
     try:
+        os.makedirs(KEPT, exist_ok=True)
         with open(f"{name}.{os.getpid()}", "wb") as file:
             marshal.dump(code, file)
         os.replace(file.name, name)
