@@ -40,9 +40,11 @@ def test_check_mode_tells_what_would_be_done_to_the_sites_database_and_does_noth
 
 def test_worker_that_cannot_serve_where_it_has_moved_goes_back(host, run_site, workers, visitors):
     broken = {"sync": {"listen": "127.0.0.1:5055"}, "socketio": {"listen": "127.0.0.1:5056", "environment": {"PYTHONHOME": "/none"}}}
-    units = "systemctl list-units --all --no-legend 'throat-*'; ls /etc/systemd/system/throat-*; ss -Hltn sport = :5055 or sport = :5056"
+    units = "systemctl list-units --all --no-legend 'throat-*'; ls /etc/systemd/system/throat-*; ss -Hltn sport = :5055 or sport = :5056; sha256sum /etc/throat/config.yaml"
     before = host.check_output(units)
-    run = run_site({"throat_gunicorn_workers": [{**worker, **broken.get(worker["name"], {})} for worker in workers]}, "--tags", "throat_gunicorn", check=False)
+    # And with them a configuration that is as good as the one before.
+    changes = {"throat_gunicorn_workers": [{**worker, **broken.get(worker["name"], {})} for worker in workers], "throat_gunicorn_config": {"site": {"title": "another"}}}
+    run = run_site(changes, "--tags", "throat_gunicorn", check=False)
     assert run.returncode != 0 and "does not serve" in run.said
     assert host.check_output(units) == before and visitors.failed() == []
 
