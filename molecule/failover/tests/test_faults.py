@@ -98,7 +98,8 @@ def suffer(loss: Loss, there) -> tuple[float, set[str]]:
 
 
 def row(loss: Loss, there) -> str:
-    time.sleep(4)
+    # One at a time: to a host that was cut off, TCP goes on trying after up to a minute, and etcd's members have no other way to hear each other.
+    time.sleep(60)
     began, answered = suffer(loss, there)
     ended = time.monotonic()
     wait_until_all_are_well(300)
@@ -148,7 +149,7 @@ def test_nothing_is_lost_and_two_never_lead(there, small_disk):
 @pytest.mark.campaign
 def test_ten_failovers_in_a_row(there):
     seed = int(os.environ.get("SEED", random.randrange(1_000_000)))
-    print(f"SEED={seed}")
+    print(f"SEED={seed}", flush=True)
     chance, lasted = random.Random(seed), []
     for number in range(10):
         loss = chance.choice(LOSSES[:7])
@@ -159,4 +160,6 @@ def test_ten_failovers_in_a_row(there):
         time.sleep(4)
         lasted.append(without_writes(there, began))
         print(f"{number + 1}. {loss.name}: {lasted[-1]:.1f} s without writes, {before} led, {leader()} leads", flush=True)
-    assert max(lasted) <= 45
+    assert set(there.written) <= set.intersection(*(set(rows(host, there)) for host in MEMBERS))
+    # Some come before etcd has heard of the end of the one before.
+    assert max(lasted) <= 90
