@@ -155,6 +155,7 @@ FILES = (
     "/etc/systemd/system/*.d/throat*.conf",
     "/etc/systemd/system/pgbouncer-pause@.service",
     "/etc/systemd/system/pgbouncer-follow-leader.service",
+    "/etc/systemd/system/patroni-spread-leaders.service",
     "/etc/systemd/system/throat-firewall.service",
     "/etc/tmpfiles.d/{site}.conf",
     "/etc/{site}/*",

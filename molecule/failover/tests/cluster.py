@@ -37,6 +37,20 @@ def wait_until_all_are_well(within: float = 120) -> float:
     return time.monotonic() - began
 
 
+def ask_etcd(host: str, words: str = "endpoint status -w json") -> str:
+    """What a host's member of etcd says."""
+    return on(host, f"ETCDCTL_API=3 etcdctl --cacert /etc/etcd/trusted.pem --endpoints https://127.0.0.1:2379 {words}")
+
+
+def voice(leads: bool) -> str:
+    """A member of etcd that leads it, or one that does not."""
+    for host in MEMBERS:
+        said = json.loads(ask_etcd(host))[0]["Status"]
+        if (said["leader"] == said["header"]["member_id"]) == leads:
+            return host
+    raise AssertionError("etcd has no leader")
+
+
 def rows(host: str, there) -> list[str]:
     """What visitors have written, as a member has it."""
     return on(host, f"""runuser -u postgres -- psql -d throat -Atqc "SELECT value FROM user_metadata WHERE value LIKE '{there.name}-%'" """).split()

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from cluster import MEMBERS, PATRONICTL, SITE, leader, members, on, wait_until_all_are_well
+from cluster import MEMBERS, PATRONICTL, SITE, ask_etcd, leader, members, on, voice, wait_until_all_are_well
 
 
 def count_posts(host: str = "") -> int:
@@ -45,6 +45,20 @@ def test_whoever_leads_makes_the_backups(run_site):
     assert {host for host in MEMBERS if f"Backups of throat on {host}: another of " in said} == set(MEMBERS) - {before}
     (first,) = backups(before)["sets"]
     assert first["host"] == before and first["rows"]["public.user_metadata"] == count_posts()
+
+
+def test_etcd_is_led_by_another_host_than_the_database():
+    own = json.loads(ask_etcd(leader()))[0]["Status"]["header"]["member_id"]
+    ask_etcd(voice(True), f"move-leader {own:x}")
+    deadline = time.monotonic() + 40
+    while voice(True) == leader():
+        assert time.monotonic() < deadline
+        time.sleep(1)
+
+
+def test_another_password_of_the_cluster_is_refused(run_site):
+    run = run_site({"throat_cluster_password": "of-another-cluster-with-forty-characters"}, check=False)
+    assert run.returncode != 0 and run.changed == 0 and "throat_cluster_password: not the one by which the members know each other" in run.said
 
 
 def test_nobody_is_let_in_without_a_password():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import json
 import os
 import random
 import subprocess
 import time
 
 import pytest
-from cluster import MEMBERS, PATRONICTL, leader, members, on, rows, wait_until_all_are_well
+from cluster import MEMBERS, PATRONICTL, leader, members, on, rows, voice, wait_until_all_are_well
 from faults import write
 from test_failover import without_writes
 
@@ -33,15 +32,6 @@ for n in $(seq 12); do timeout 5 {PSQL} 'CREATE TABLE faults_'$n' AS SELECT repe
 
 def follower() -> str:
     return next(host for host, (role, _state) in members().items() if role == "Replica")
-
-
-def voice(leads: bool) -> str:
-    """A member of etcd that leads it, or one that does not."""
-    for host in MEMBERS:
-        said = json.loads(on(host, "ETCDCTL_API=3 etcdctl --cacert /etc/etcd/trusted.pem --endpoints https://127.0.0.1:2379 endpoint status -w json"))[0]["Status"]
-        if (said["leader"] == said["header"]["member_id"]) == leads:
-            return host
-    raise AssertionError("etcd has no leader")
 
 
 @dataclasses.dataclass
