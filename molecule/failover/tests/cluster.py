@@ -44,10 +44,13 @@ def ask_etcd(host: str, words: str = "endpoint status -w json") -> str:
 
 def voice(leads: bool) -> str:
     """A member of etcd that leads it, or one that does not."""
-    for host in MEMBERS:
-        said = json.loads(ask_etcd(host))[0]["Status"]
-        if (said["leader"] == said["header"]["member_id"]) == leads:
-            return host
+    # They are asked one after the other, while the lead may move.
+    for _attempt in range(20):
+        for host in MEMBERS:
+            said = json.loads(ask_etcd(host))[0]["Status"]
+            if (said["leader"] == said["header"]["member_id"]) == leads:
+                return host
+        time.sleep(0.5)
     raise AssertionError("etcd has no leader")
 
 
