@@ -179,6 +179,7 @@ FILES = (
     "/etc/prometheus/throat*",
     "/etc/etcd/trusted.pem",
     "/etc/haproxy/throat*",
+    "/etc/keepalived/*",
     "/etc/patroni/*-main.yml",
     "/etc/patroni/trusted.pem",
     # Directories.
@@ -252,6 +253,12 @@ def listeners(shown: str) -> list[dict[str, object]]:
         programs = re.findall(r'\("([^"]+)",pid=(\d+)', words[5]) if len(words) > 5 else []
         found.append({"address": address, "port": int(port), "program": programs[0][0] if programs else "", "pid": int(programs[0][1]) if programs else 0})
     return found
+
+
+def interfaces(shown: str) -> dict[str, str]:
+    """Return {address: interface} of lines like "2: eth0    inet 10.0.0.7/24 brd 10.0.0.255 scope global eth0"."""
+    words = [line.split() for line in shown.splitlines()]
+    return {line[3].partition("/")[0]: line[1] for line in words if len(line) > 3}
 
 
 def services(shown: str, booted: float) -> dict[str, dict[str, object]]:
@@ -362,6 +369,7 @@ def main() -> None:
         "has_ipv6": bool(read("/proc/net/if_inet6")),
         "has_user_namespaces": int(read("/proc/sys/user/max_user_namespaces") or 0) > 0,
         "nft_tables": [line.removeprefix("table ") for line in ask("nft", "list", "tables").splitlines()],
+        "interfaces": interfaces(ask("ip", "-oneline", "address")),
         "listeners": listeners(ask("ss", "-Hltnp")),
         "packages": packages(ask("dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${Package}\n")),
         "services": services(ask("systemctl", "show", f"--property={PROPERTIES}", *UNITS), booted),

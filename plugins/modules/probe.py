@@ -141,6 +141,11 @@ options:
         type: list
         elements: str
         default: []
+  addresses:
+    description: IP addresses that several hosts have together, one of which holds them.
+    type: list
+    elements: str
+    default: []
   certificates:
     description: Files with certificates. Those that are not there are passed over.
     type: list
@@ -174,8 +179,8 @@ probe:
   description:
     - What it has answered. Times are seconds since 1970, sizes bytes. docs/status.md describes each part.
     - C(units), C(failed), C(restarts), C(killed), C(workers), C(release), C(files), C(web), C(requests), C(postgres), C(pgbouncer), C(redis), C(haproxy),
-      C(certificates), C(disks), C(memory), C(swap), C(load), C(clock), C(reboot), C(updates), C(backups), C(backups_since) and C(nft_tables), each where it
-      applies.
+      C(addresses), C(certificates), C(disks), C(memory), C(swap), C(load), C(clock), C(reboot), C(updates), C(backups), C(backups_since) and C(nft_tables),
+      each where it applies.
   returned: always
   type: dict
 """
@@ -585,6 +590,7 @@ def main() -> None:
         "etcd": {"type": "dict", "options": {"port": number}},
         "redis": {"type": "dict", "options": {"address": text, "port": number, "user": text, "operator": path, "sentinel_port": {"type": "int", "default": 0}}},
         "haproxy": {"type": "dict", "options": {"redis": {"type": "list", "elements": "str", "default": []}}},
+        "addresses": {"type": "list", "elements": "str", "default": []},
         "certificates": {"type": "list", "elements": "path", "default": []},
         "paths": {"type": "list", "elements": "path", "default": []},
         "has_rules": {"type": "bool", "default": False},
@@ -638,6 +644,7 @@ def ask(told: dict[str, object]) -> dict[str, object]:
             "release": {"name": current, "since": round(since)} if current else None,
             "migrations": migrations,
             **answers,
+            "addresses": [address for address in told["addresses"] if run("ip", "-oneline", "address", "show", "to", address)[1]],
             "certificates": files,
             "disks": disks(space.result() for space in spaces),
             **memory(read("/proc/meminfo")),

@@ -120,6 +120,15 @@ def nginx(arguments: Arguments) -> list[str]:
         lines.append("nginx_acme_email: not set, but required with nginx_tls_mode acme; set the address that the authority shall write to")
     for proxy in arguments["proxies"]:
         lines += _networks(f"nginx_proxies: {proxy['name']}", proxy["addresses"])
+    for address in arguments["virtual_addresses"]:
+        try:
+            ipaddress.ip_interface(address)
+        except ValueError:
+            lines.append(f"nginx_virtual_addresses: {address} is no IP address; write one, as 203.0.113.10")
+    if arguments["virtual_addresses"] and not (arguments["virtual_own_address"] and arguments["virtual_peers"]):
+        lines.append("nginx_virtual_addresses: set, but nobody has them together; set nginx_virtual_own_address and nginx_virtual_peers")
+    if not 1 <= arguments["virtual_priority"] <= 254:
+        lines.append(f"nginx_virtual_priority: {arguments['virtual_priority']}, but must be from 1 to 254")
     numbers = ("limited_rate", "limited_burst", "upload_rate", "upload_burst", "upload_connections", "client_timeout")
     lines += [f"nginx_{name}: 0 is too low; set 1 or more" for name in numbers if not arguments[name]]
     return lines + _networks("nginx_maintenance_addresses", arguments["maintenance_addresses"])

@@ -146,6 +146,25 @@ def shows_its_file(text: str) -> bool:
     return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text)) > 0
 
 
+def address_errors(web: Mapping[str, Any], facts: Mapping[str, Any], host: str) -> list[str]:
+    """Return one line for each thing on a web server that stands in the way of a virtual address."""
+    if not web.get("virtual_addresses"):
+        return []
+    own, lines = web["virtual_own_address"], []
+    if own not in facts["interfaces"]:
+        found = [address for address in facts["interfaces"] if not ipaddress.ip_address(address).is_loopback]
+        lines.append(
+            f"throat_address of {host}: {own} is on none of its interfaces, and the virtual address is added where it is; "
+            f"set it to the one of {', '.join(found)} that the others reach"
+        )
+    if "/etc/keepalived/keepalived.conf" in facts["files"]:
+        lines.append(
+            f"throat_virtual_addresses: {host} has a keepalived of its own (/etc/keepalived/keepalived.conf), which would not be read any more; "
+            "move that file away, or take the line out and let that keepalived have the address"
+        )
+    return lines
+
+
 def host_errors(
     roles: Mapping[str, Mapping[str, Any]],
     facts: Mapping[str, Any],
@@ -173,6 +192,7 @@ def host_errors(
         port("postgres_port", roles["postgres"]["port"], "postgres", facts["postgres"].get("pid", 0))
     if "postgres" in roles:
         lines += cluster_errors(facts, host, upgrades) + member_errors(roles["postgres"], facts, host, members)
+    lines += address_errors(roles.get("nginx", {}), facts, host)
     if "pgbouncer" in roles:
         port("pgbouncer_port", roles["pgbouncer"]["port"], "pgbouncer")
         if facts["foreign_pools"]:

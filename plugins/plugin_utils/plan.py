@@ -426,6 +426,7 @@ class Site:
             "nginx_default_upstream": next((kind for kind in workers.CLASSES if kind in classes), "sync"),
             "nginx_async_upstream": next((kind for kind in ("gevent", "socketio") if kind in classes), "socketio"),
             "nginx_acme_peers": self.acme_peers(host),
+            **self.for_keepalived(host),
             "nginx_tls_certificate": f"/etc/ssl/certs/{self.name}.pem",
             "nginx_tls_key": f"/etc/ssl/private/{self.name}.key",
             # Two for each open browser tab, and some for pages and files.
@@ -444,6 +445,18 @@ class Site:
         webs = self.group("nginx")
         asked = "acme" in [self.value(web, "nginx_tls_mode") for web in webs]
         return [_authority(self.addresses[web], self.http_port(web)) for web in webs if asked and web != host]
+
+    def for_keepalived(self, host: str) -> dict[str, Any]:
+        """Return what a web server is told of the addresses that all of them have together, nothing where there are none."""
+        webs = self.group("nginx")
+        if len(webs) < 2 or not self.value(host, "throat_virtual_addresses"):
+            return {}
+        return {
+            "nginx_virtual_addresses": self.value(host, "throat_virtual_addresses"),
+            "nginx_virtual_own_address": self.addresses[host],
+            "nginx_virtual_peers": [self.addresses[web] for web in webs if web != host],
+            "nginx_virtual_priority": max(1, 200 - webs.index(host)),
+        }
 
     def http_port(self, host: str) -> int:
         url = self.url(host)
@@ -503,6 +516,7 @@ class Site:
             "firewall_policy": "host" if self.firewall(host) == "host" else "services",
             "firewall_services": services + exporters,
             "firewall_public_ports": [web["http_port"], web["https_port"]] if web else [],
+            "firewall_vrrp_peers": web["virtual_peers"] if web else [],
         }
 
     def member_ports(self, host: str) -> list[dict[str, Any]]:
@@ -712,6 +726,17 @@ class Site:
                 f"nginx_tls_mode: acme on {', '.join(by_mode['acme'])}, but none on {', '.join(by_mode['none'])}, where the authority may ask as well "
                 "and find no challenge; set one of them for all web servers"
             )
+        webs = self.group("nginx")
+        shared = {host: self.value(host, "throat_virtual_addresses") for host in webs}
+        named = next(filter(None, shared.values()), []) if self.is_production else []
+        if named and len(webs) == 1:
+            lines.append(f"throat_virtual_addresses: {', '.join(named)}, but {webs[0]} is the only web server; add another one to the group nginx")
+        elif named and len({tuple(addresses) for addresses in shared.values()}) > 1:
+            lines.append(f"throat_virtual_addresses: not the same for all of {', '.join(webs)}, who have them together; set it once, for the group throat")
+        elif taken := [host for host in self.hosts if self.addresses[host] in {address.partition("/")[0] for address in named}]:
+            lines.append(
+                f"throat_virtual_addresses: {self.addresses[taken[0]]} is the address of {taken[0]}, which has it alone; name one that no host has"
+            )
         unnamed = [name for name in ("nginx_tls_certificate", "nginx_tls_key") if any(not self.given[host].get(name) for host in by_mode["files"])]
         if unnamed:
             # By default they are where the self-signed one is, which would go on serving.
@@ -723,7 +748,11 @@ class Site:
 
     def blamed(self, host: str, lines: Sequence[str]) -> list[str]:
         """Return refusals of a role with the name of what somebody has set, where the role was told something that follows from it."""
-        origins = {"nginx_proxies": "throat_proxies", "postgres_users": "throat_database_password", "pgbouncer_users": "throat_database_password"}
+        origins = {
+            "nginx_proxies": "throat_proxies",
+            "nginx_virtual_addresses": "throat_virtual_addresses",
+            **dict.fromkeys(("postgres_users", "pgbouncer_users"), "throat_database_password"),
+        }
         renamed = []
         for line in lines:
             name, _colon, said = line.partition(":")
@@ -747,6 +776,11 @@ class Site:
                 lines.append(
                     f"throat_firewall: {self.firewall(host)}, but the machine's firewall belongs to the site of the configuration production; "
                     "remove the line, and open there what this site needs"
+                )
+            if self.value(host, "throat_virtual_addresses"):
+                lines.append(
+                    "throat_virtual_addresses: set, but the machine's keepalived belongs to the site of the configuration production; "
+                    "remove the line, and let this site's name lead to that one's addresses"
                 )
             if self.value(host, "throat_metrics"):
                 lines.append(

@@ -99,6 +99,9 @@ def together(hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if members:
             found = list(dict.fromkeys(members))
             lines.append(f"{name}: {', '.join(found)} together; one leads, and {(len(found) - 1) // 2} may be lost")
+    webs = [host for host, roles in hosts.items() if roles.get("nginx", {}).get("virtual_addresses")]
+    if webs:
+        lines.append(f"Virtual addresses: {', '.join(hosts[webs[0]]['nginx']['virtual_addresses'])}, held by one of {', '.join(webs)}")
     if first["site"]["sharing"]:
         lines.append(f"Uploads: {', '.join(first['site']['sharing'])} share one file system, mounted at /var/lib/{first['site']['name']} on each")
     places = {host: [found["place"] for found in backup.repositories(roles["throat_backup"])] for host, roles in hosts.items() if "throat_backup" in roles}

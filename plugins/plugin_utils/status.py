@@ -41,7 +41,7 @@ PATHS = {
 KNOWN = {
     "site": ("name", "is_production", "public_url", "roles", "apps", "workers", "pooling", "pooler_host", "status_limits"),
     "throat_gunicorn": ("workers", "listen_address", "listen_port", "trusted_proxy_count", "runtime"),
-    "nginx": ("tls_mode", "tls_certificate", "server_name", "http_port", "https_port"),
+    "nginx": ("tls_mode", "tls_certificate", "server_name", "http_port", "https_port", "virtual_addresses"),
     "postgres": ("site", "port", "listen_addresses", "tls_certificate", "max_connections", "server_settings", "members"),
     "etcd": ("port",),
     "pgbouncer": ("port", "client_networks", "tls_certificate", "max_db_connections", "databases", "leader_socket"),
@@ -75,7 +75,7 @@ class Finding:
 def status_questions(roles: Roles, host: str) -> dict[str, Any]:
     """Return what the module probe is to be told for a host, but for the time; roles: the host's part of the plan."""
     site = roles["site"]["name"]
-    told: dict[str, Any] = {"site": site, "units": [], "workers": [], "certificates": [], "paths": list(PATHS[""])}
+    told: dict[str, Any] = {"site": site, "units": [], "workers": [], "addresses": [], "certificates": [], "paths": list(PATHS[""])}
     told["has_rules"] = bool(_tables(roles, host))
     for role in roles["site"]["roles"]:
         told["paths"] += [path.format(site=site) for path in PATHS.get(role, ())]
@@ -94,8 +94,13 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
         port, closed = web["https_port"] if has_tls else web["http_port"], f"/etc/nginx/{site}-maintenance"
         told["web"] = {"name": web["server_name"], "port": port, "tls": has_tls, "closed": closed}
         told["certificates"] += _web_certificates(web)
+        if web["virtual_addresses"]:
+            told["units"].append("keepalived.service")
+            told["addresses"] = [address.partition("/")[0] for address in web["virtual_addresses"]]
     if "postgres" in roles:
         told["postgres"] = {"port": roles["postgres"]["port"], "database": site}
+        if roles["postgres"]["members"]:
+            told["units"].append("patroni-spread-leaders.service")
         if roles["postgres"]["members"] and "throat_backup" in roles:
             # Where whoever leads has noted how the backups went.
             told["postgres"]["notes"] = f"{site}_backup.notes"
@@ -364,6 +369,8 @@ def web_findings(host: Host) -> Iterator[Finding]:
         # One that does not answer shows no certificate either.
         if host.roles["nginx"]["tls_mode"] != "none" and (not health or health["status"]):
             yield from served_certificate_findings(host)
+    if host.roles["nginx"]["virtual_addresses"]:
+        yield from unit_findings(host, "keepalived.service", "virtual address", tier)
     if host.roles["nginx"]["tls_mode"] == "acme":
         yield from unit_findings(host, "certbot.timer", "renewal of the certificate", tier)
     counts = host.probe.get("requests") or {}
@@ -440,6 +447,7 @@ def member_findings(host: Host) -> Iterator[Finding]:
     """Yield what one of several hosts that have the database says of the cluster: whoever leads says it for all, and each where nobody does."""
     seen, named = host.probe["postgres"], [member["name"] for member in host.roles["postgres"]["members"]]
     unit = seen["unit"]
+    yield from unit_findings(host, "patroni-spread-leaders.service", "spreader of leaders", "postgres")
     listed = f"sudo -u postgres patronictl -c /etc/patroni/{unit.partition('@')[2]}.yml list"
     if seen.get("members") is None:
         yield host.broken("Patroni", "does not answer", "answers, and watches PostgreSQL", f"journalctl -u {unit} -n 50; systemctl restart {unit}", "postgres")
@@ -693,6 +701,24 @@ def host_findings(host: Host) -> list[Finding]:
 # -- findings of the site
 
 
+def address_findings(hosts: Mapping[str, Roles], probes: Mapping[str, Probe]) -> list[Finding]:
+    """Return who holds each address that web servers have together: one of them, if all is well."""
+    webs = [host for host, roles in hosts.items() if roles.get("nginx", {}).get("virtual_addresses")]
+    asked = [host for host in webs if host in probes]
+    found, helps = [], "journalctl -u keepalived -n 50"
+    for address in hosts[webs[0]]["nginx"]["virtual_addresses"] if asked else ():
+        holders = [host for host in asked if address.partition("/")[0] in probes[host]["addresses"]]
+        if len(holders) == 1:
+            found.append(Finding("ok", holders[0], "virtual address", f"holds {address}", tier="nginx"))
+        elif holders:
+            seen, should = f"{address} is held by {' and '.join(holders)}", "one of them, and VRRP (IP protocol 112) passes between them"
+            found.append(Finding("broken", holders[0], "virtual address", seen, should, helps, "nginx"))
+        # Else one that does not answer may hold it.
+        elif asked == webs:
+            found.append(Finding("broken", webs[0], "virtual address", f"nobody holds {address}", f"one of {', '.join(webs)} does", helps, "nginx"))
+    return found
+
+
 def site_findings(hosts: Mapping[str, Roles], probes: Mapping[str, Probe], inventory: str) -> list[Finding]:
     """Return what only several hosts together tell: whether they serve one release, and whether the database is as that wants it."""
     found = []
@@ -706,6 +732,7 @@ def site_findings(hosts: Mapping[str, Roles], probes: Mapping[str, Probe], inven
         else:
             command = f"ansible-playbook -i {inventory} playbooks/site.yml"
             found.append(Finding("warning", host, "release", f"{release} is live", f"{live}, as on the others", command, "throat_gunicorn"))
+    found += address_findings(hosts, probes)
     for host, probe in probes.items():
         applied = (probe.get("postgres") or {}).get("migrations")
         wanted = next((probe["migrations"] for probe in apps.values() if probe["migrations"]), [])

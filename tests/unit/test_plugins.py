@@ -569,7 +569,11 @@ def test_file_that_was_written_after_its_reader_was_told_is_newer():
     assert looked.is_newer(there, ["/etc/x", "/etc/none"], 100.4) and not looked.is_newer(there, ["/etc/x"], 100.6) and looked.is_newer(there, ["/etc/x"], None)
 
 
+VIRTUAL = {"http_port": 81, "https_port": 443, "tls_mode": "none", "virtual_addresses": ["10.0.0.9"], "virtual_own_address": "10.0.0.1"}
 FACTS = {
+    "interfaces": look.interfaces(
+        "1: lo    inet 127.0.0.1/8 scope host lo\n2: eth0    inet 10.0.0.1/24 brd 10.0.0.255 scope global eth0\n2: eth0    inet6 fd00::1/64 scope global nodad\n"
+    ),
     "listeners": look.listeners(
         'LISTEN 0 128 0.0.0.0:5432 0.0.0.0:* users:(("postgres",pid=11,fd=3))\nLISTEN 0 511 *:80 *:* users:(("apache2",pid=12,fd=4),("apache2",pid=13,fd=4))\nLISTEN 0 511 [::]:443 [::]:*\n'
     ),
@@ -592,6 +596,17 @@ FACTS = {
         ({"postgres": {"server_settings": True, "site": "throat", "port": 5432}}, {"postgres": {"pid": 11}}, []),
         ({"postgres": {"server_settings": True, "site": "throat", "port": 5433}}, {"postgres": {"pid": 11}}, []),
         ({"nginx": {"http_port": 80, "https_port": 443, "tls_mode": "none"}}, {}, ["nginx_http_port: 80 of db1 is taken by apache2 (process 12); stop that, or set another port"]),
+        ({"nginx": VIRTUAL}, {}, []),
+        (
+            {"nginx": {**VIRTUAL, "virtual_own_address": "198.51.100.1"}},
+            {"files": {"/etc/keepalived/keepalived.conf": {}}},
+            [
+                "throat_address of db1: 198.51.100.1 is on none of its interfaces, and the virtual address is added where it is; set it to the one of "
+                "10.0.0.1, fd00::1 that the others reach",
+                "throat_virtual_addresses: db1 has a keepalived of its own (/etc/keepalived/keepalived.conf), which would not be read any more; "
+                "move that file away, or take the line out and let that keepalived have the address",
+            ],
+        ),
         ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "acme", "tls_certificate": "/c", "tls_key": "/none"}}, {}, []),
         ({"nginx": {"http_port": 81, "https_port": 443, "tls_mode": "files", "tls_certificate": "/c", "tls_key": "/k"}}, {}, []),
         (

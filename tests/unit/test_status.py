@@ -500,6 +500,7 @@ MEMBERS = [
         (lambda probes: probes["db3"]["postgres"]["members"][1].update(state="stopped"), [("warning", "db3", "db2 does not follow: stopped")]),
         (lambda probes: probes["db3"]["postgres"]["members"].pop(0), [("warning", "db3", "db1 does not follow: unknown to the cluster")]),
         (lambda probes: probes["db3"]["postgres"]["members"][1].update(lag=3 << 30), [("warning", "db3", "db2 lags by 3.2 GB")]),
+        (lambda probes: stopped("patroni-spread-leaders.service")(probes["db2"]), [("broken", "db2", "patroni-spread-leaders.service is inactive for 2 min")]),
         (lambda probes: put("etcd", "has_majority", False)(probes["db1"]), [("broken", "db1", "has no majority")]),
         (lambda probes: stopped("pgbouncer-follow-leader.service")(probes["app"]), [("broken", "app", "pgbouncer-follow-leader.service is inactive for 2 min")]),
     ],
@@ -510,6 +511,31 @@ def test_cluster_says_who_leads_and_who_follows(change, says):
     told = report(made, results)
     assert [(finding["level"], finding["host"], finding["seen"]) for finding in wrong(told)] == says
     assert not says or all(finding["command"] for finding in wrong(told))
+
+
+WEBS = {"throat": ["web1", "web2"], "nginx": ["web1", "web2"], **{name: ["web1"] for name in ("throat_gunicorn", "pgbouncer", "postgres", "redis")}}
+
+
+@pytest.mark.parametrize(
+    ("holders", "change", "says"),
+    [
+        (["web2"], lambda probes: None, []),
+        ([], lambda probes: None, [("broken", "web1", "nobody holds 10.0.0.9")]),
+        (["web1", "web2"], lambda probes: None, [("broken", "web1", "10.0.0.9 is held by web1 and web2")]),
+        (["web2"], lambda probes: stopped("keepalived.service")(probes["web1"]), [("broken", "web1", "keepalived.service is inactive for 2 min")]),
+    ],
+)
+def test_address_that_web_servers_have_together_is_held_by_one(holders, change, says):
+    made = planned(WEBS, throat_virtual_addresses=["10.0.0.9"], throat_shared_files=False, throat_backup=False)
+    results = answers(made)
+    probes = {host: result["probe"] for host, result in results.items()}
+    for host, probed in probes.items():
+        probed["addresses"] = ["10.0.0.9"] if host in holders else []
+    change(probes)
+    told = report(made, results)
+    assert [(finding["level"], finding["host"], finding["seen"]) for finding in wrong(told)] == says
+    assert all(finding["command"] for finding in wrong(told))
+    assert says or ("ok", "web2", "holds 10.0.0.9") in [(finding["level"], finding["host"], finding["seen"]) for finding in told["findings"]]
 
 
 REDIS_OF = {"db1": {"leads": False, "follows": "10.0.0.4"}, "db2": {"leads": False, "follows": "10.0.0.4"}, "db3": {"leads": True, "followers": ["10.0.0.2", "10.0.0.3"]}}

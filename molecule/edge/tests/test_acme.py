@@ -1,20 +1,25 @@
-"""From empty hosts to certificates of an authority, which asks either of two web servers; their renewal, and what is said when a challenge cannot be reached."""
+"""From empty hosts to certificates of an authority, which asks either of two web servers, or the address that they have together: renewal, and loss of either."""
 
 import re
 import subprocess
+import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 import testinfra
 
 from conftest import ROOT
 
-ADDRESSES = {"throat-stack-acme": "10.213.0.71", "throat-stack-acme2": "10.213.0.72"}
+HOSTS = ["throat-stack-acme", "throat-stack-acme2"]
+VIRTUAL = "10.213.0.70"
+ADDRESSES = {"throat-stack-acme2": "10.213.0.72", "virtual": VIRTUAL}
 
 
 @pytest.fixture(scope="module")
 def webs():
-    return [testinfra.get_host(f"docker://{name}") for name in ADDRESSES]
+    return [testinfra.get_host(f"docker://{name}") for name in HOSTS]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def acme(webs):
 
 
 def lead_to(name: str, webs) -> None:
-    """Let the site's name lead to one of the web servers, or to none."""
+    """Let the site's name lead to one of the web servers, to the address that they have together, or to none."""
     line = f"echo {ADDRESSES[name]} site.example.com" if name else "true"
     for web in webs:
         web.check_output(f"(grep -v site.example.com /etc/hosts; {line}) > /run/hosts; cat /run/hosts > /etc/hosts")
@@ -50,6 +55,41 @@ def renewed(host, before: str) -> str:
     return now
 
 
+def holders() -> list[str]:
+    """The web servers that have the virtual address now."""
+    shown = ["ip", "-oneline", "address", "show", "to", VIRTUAL]
+    return [name for name in HOSTS if subprocess.run(["docker", "exec", name, *shown], capture_output=True, check=False).stdout]
+
+
+class Visitor(threading.Thread):
+    """Asks for a page at the virtual address again and again; gaps: seconds between two answers, where that is long."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.gaps: list[float] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        last = time.monotonic()
+        while not self.over.is_set():
+            try:
+                urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect()).open(f"http://{VIRTUAL}/", timeout=1)
+            except urllib.error.HTTPError:
+                # What nginx says to a name that it does not know, or where to go.
+                pass
+            except OSError:
+                continue
+            now = time.monotonic()
+            self.gaps += [now - last] * (now - last > 0.5)
+            last = now
+            time.sleep(0.05)
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_arguments):
+        return None
+
+
 def test_challenge_that_cannot_be_reached_is_explained(webs, acme, run_acme):
     lead_to("", webs)
     run = run_acme(check=False)
@@ -67,8 +107,9 @@ def test_each_gets_its_first_certificate_whichever_is_asked_and_there_is_nothing
     first = [issuer(web) for web in webs]
     assert all("Pebble" in one for one in first) and first[0] != first[1]
     assert run_acme().changed == 0
-    # The other way round.
-    lead_to("throat-stack-acme", webs)
+    # The other way round, to whoever holds the address.
+    assert holders() == HOSTS[:1]
+    lead_to("virtual", webs)
     webs[1].check_output("certbot renew --force-renewal --no-random-sleep-on-renew")
     assert "Pebble" in renewed(webs[1], first[1])
     # What neither has ends there.
@@ -93,3 +134,34 @@ def test_renewal_is_served_and_drops_no_connection(acme):
     acme.check_output("rm /run/stop")
     print(f"renewal: {len(codes)} requests, {sum(code != '200' for code in codes)} failed")
     assert len(codes) > 20 and set(codes) == {"200"}
+
+
+def test_address_that_they_have_together_goes_to_the_other_when_nginx_or_the_host_is_gone_and_stays_there(webs, run_acme):
+    assert holders() == HOSTS[:1]
+    visitor = Visitor()
+    visitor.start()
+    webs[0].check_output("systemctl stop nginx")
+    wait_for(lambda: holders() == HOSTS[1:])
+    # Who comes back does not take it back.
+    webs[0].check_output("systemctl start nginx")
+    time.sleep(5)
+    assert holders() == HOSTS[1:]
+    subprocess.run(["docker", "kill", HOSTS[1]], check=True, capture_output=True)
+    wait_for(lambda: holders() == HOSTS[:1])
+    subprocess.run(["docker", "start", HOSTS[1]], check=True, capture_output=True)
+    wait_for(lambda: webs[1].run("systemctl is-active keepalived nginx").rc == 0, 60)
+    time.sleep(3)
+    assert holders() == HOSTS[:1]
+    visitor.over.set()
+    visitor.join()
+    print(f"seconds without an answer: {', '.join(f'{gap:.1f}' for gap in visitor.gaps) or 'none'}")
+    assert max(visitor.gaps) < 15
+    # A run moves nothing.
+    assert run_acme().changed == 0 and holders() == HOSTS[:1]
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
