@@ -73,9 +73,10 @@ class Visitor(threading.Thread):
         last = time.monotonic()
         while not self.over.is_set():
             try:
-                urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect()).open(f"http://{VIRTUAL}/", timeout=1)
+                asked = urllib.request.Request(f"http://{VIRTUAL}/", headers={"Host": "site.example.com"})
+                urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect()).open(asked, timeout=1)
             except urllib.error.HTTPError:
-                # What nginx says to a name that it does not know, or where to go.
+                # It says where to go on.
                 pass
             except OSError:
                 continue
