@@ -109,6 +109,33 @@ def test_ports_are_open_to_those_hosts_only_that_need_them(open_ports):
     assert {host for source, host, _port in reached if source == "controller"} == set(WEB)
 
 
+# An advertisement of VRRP, as from somebody with a higher priority; argv[1]: to whom.
+FORGED = """
+import socket, struct, sys
+said = struct.pack("!BBBBBBH4s8x", 0x21, 51, 255, 1, 0, 1, 0, socket.inet_aton("10.213.0.20"))
+total = sum(struct.unpack(f"!{len(said) // 2}H", said))
+total = (total & 0xFFFF) + (total >> 16)
+said = said[:6] + struct.pack("!H", ~total & 0xFFFF) + said[8:]
+door = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112)
+door.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+door.sendto(said, (sys.argv[1], 0))
+"""
+
+
+def test_web_servers_have_an_address_together_and_nobody_else_says_who_holds_it(flush_limits):
+    def holders() -> list[str]:
+        return [host for host in WEB if on(host, "ip -oneline address show to 10.213.0.20")]
+
+    (holder,) = holders()
+    flush_limits()
+    answer = requests.get("https://10.213.0.20:8450/", headers={"Host": "localhost:8450"}, verify=False, timeout=30)
+    assert answer.status_code == 200
+    for _ in range(5):
+        subprocess.run(["docker", "exec", APPS[0], "python3", "-c", FORGED, {WEB[0]: "10.213.0.21", WEB[1]: "10.213.0.22"}[holder]], check=True)
+        time.sleep(0.5)
+        assert holders() == [holder]
+
+
 def test_client_address_is_known_and_cannot_be_forged(urls):
     """Behind two web servers as behind one: the proxy of the inventory is believed, what it passes on of the client's own words is not."""
     for url in urls:
