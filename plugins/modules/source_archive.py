@@ -35,12 +35,14 @@ checksum:
   returned: success
 """
 
+import contextlib
 import gzip
 import hashlib
 import os
 import pathlib
 import tarfile
 import tempfile
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -63,6 +65,14 @@ def pack(source: pathlib.Path, target) -> None:
             tar.add(source / name, arcname=name, filter=neutral)  # tarfile walks directories in sorted order
 
 
+def prune(cache: pathlib.Path) -> None:
+    """Remove archives that no run has packed for a day; each packs its own anew."""
+    for archive in cache.glob("?" * 12 + ".tar.gz"):
+        with contextlib.suppress(FileNotFoundError):
+            if archive.stat().st_mtime < time.time() - 86400:
+                archive.unlink()
+
+
 def main() -> None:
     module = AnsibleModule({"path": {"type": "path", "required": True}}, supports_check_mode=True)
     source = pathlib.Path(module.params["path"])
@@ -75,6 +85,7 @@ def main() -> None:
     digest = hashlib.sha256(pathlib.Path(target.name).read_bytes()).hexdigest()
     archive = cache / f"{digest[:12]}.tar.gz"
     os.replace(target.name, archive)
+    prune(cache)
     module.exit_json(changed=False, archive=str(archive), checksum=digest)
 
 

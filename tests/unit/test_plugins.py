@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 from ansible_collections.throat.stack.plugins.module_utils import clusters
-from ansible_collections.throat.stack.plugins.modules import look
+from ansible_collections.throat.stack.plugins.modules import look, source_archive
 from ansible_collections.throat.stack.plugins.plugin_utils import arguments, build, database, looked, move, routes, topology, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -567,6 +567,15 @@ def test_rollback_goes_to_the_release_that_served_before_and_on_where_one_was_cu
 def test_file_that_was_written_after_its_reader_was_told_is_newer():
     there = {"/etc/x": {"mtime": 100.5}}
     assert looked.is_newer(there, ["/etc/x", "/etc/none"], 100.4) and not looked.is_newer(there, ["/etc/x"], 100.6) and looked.is_newer(there, ["/etc/x"], None)
+
+
+def test_source_that_no_run_has_packed_for_a_day_leaves_the_controller(tmp_path):
+    names = {"0123456789ab.tar.gz": 90000, "ba9876543210.tar.gz": 80000, "somebody-elses.tar.gz": 90000}
+    for name, age in names.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    source_archive.prune(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"ba9876543210.tar.gz", "somebody-elses.tar.gz"}
 
 
 VIRTUAL = {"http_port": 81, "https_port": 443, "tls_mode": "none", "virtual_addresses": ["10.0.0.9"], "virtual_own_address": "10.0.0.1"}

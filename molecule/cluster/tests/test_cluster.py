@@ -1,5 +1,6 @@
 """The site on eight hosts: each web server, each worker class, and what the hosts say to each other."""
 
+import pathlib
 import subprocess
 import time
 
@@ -99,6 +100,8 @@ def test_release_is_built_once_and_the_same_everywhere():
     packages = "dpkg-query -W -f '${Package} ${db:Status-Abbrev}\\n' build-essential gcc nodejs npm git python3-dev 2>/dev/null | grep -c ' ii' || true"
     assert int(on(APPS[0], packages)) == 6
     assert [on(host, packages) for host in APPS[1:]] == ["0", "0"]
+    # What has gone through the controller has not stayed there.
+    assert not list((pathlib.Path.home() / ".cache/throat.stack/throat").rglob("*.tar.gz"))
 
 
 def test_ports_are_open_to_those_hosts_only_that_need_them(open_ports):
