@@ -6,7 +6,7 @@ import ipaddress
 import pathlib
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.throat.stack.plugins.plugin_utils import backup
@@ -114,19 +114,34 @@ def redis(arguments: Arguments) -> list[str]:
     return lines + _addresses("redis_members", members)
 
 
+def _virtual(addresses: Sequence[str], own: str, peers: Sequence[str]) -> list[str]:
+    """Refuse virtual addresses that are none, that nobody has together, or that keepalived could not speak of between these hosts."""
+    lines, name = [], "nginx_virtual_addresses"
+    for address in addresses:
+        try:
+            ipaddress.ip_interface(address)
+        except ValueError:
+            lines.append(f"{name}: {address} is no IP address; write one, as 203.0.113.10")
+    if not addresses or lines:
+        return lines
+    if not (own and peers):
+        return [f"{name}: set, but nobody has them together; set nginx_virtual_own_address and nginx_virtual_peers"]
+    kind = "IPv6" if ":" in own else "IPv4"
+    if {":" in peer for peer in peers} != {":" in own}:
+        own_addresses = ", ".join(sorted([own, *peers]))
+        return [f"{name}: the web servers speak of it at {own_addresses}, but by one kind of address only; give all of them IPv4, or all IPv6"]
+    if not any((":" in address) == (":" in own) for address in addresses):
+        return [f"{name}: {', '.join(addresses)}, but the web servers speak of it by {kind} (throat_address), and one at least must be {kind}; add one"]
+    return []
+
+
 def nginx(arguments: Arguments) -> list[str]:
     lines = _named("nginx_site", arguments["site"], r"[a-z][a-z0-9_]*", "lower-case letters, digits and underscores, a letter first")
     if arguments["tls_mode"] == "acme" and not arguments["acme_email"]:
         lines.append("nginx_acme_email: not set, but required with nginx_tls_mode acme; set the address that the authority shall write to")
     for proxy in arguments["proxies"]:
         lines += _networks(f"nginx_proxies: {proxy['name']}", proxy["addresses"])
-    for address in arguments["virtual_addresses"]:
-        try:
-            ipaddress.ip_interface(address)
-        except ValueError:
-            lines.append(f"nginx_virtual_addresses: {address} is no IP address; write one, as 203.0.113.10")
-    if arguments["virtual_addresses"] and not (arguments["virtual_own_address"] and arguments["virtual_peers"]):
-        lines.append("nginx_virtual_addresses: set, but nobody has them together; set nginx_virtual_own_address and nginx_virtual_peers")
+    lines += _virtual(arguments["virtual_addresses"], arguments["virtual_own_address"], arguments["virtual_peers"])
     if not 1 <= arguments["virtual_priority"] <= 254:
         lines.append(f"nginx_virtual_priority: {arguments['virtual_priority']}, but must be from 1 to 254")
     numbers = ("limited_rate", "limited_burst", "upload_rate", "upload_burst", "upload_connections", "client_timeout")

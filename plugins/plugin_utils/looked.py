@@ -68,6 +68,12 @@ def guarded_before(files: Files, path: str, services: Sequence[Mapping[str, Any]
     return list(found.values())
 
 
+def peers_before(files: Files, path: str, peers: Sequence[str]) -> list[str]:
+    """Return the hosts that a firewall of ours lets say who holds a virtual address, and that are not among these."""
+    named = re.findall(r"^\s*meta l4proto 112 ip6? saddr (\S+) accept", files.get(path, {}).get("content", ""), re.MULTILINE)
+    return [address for address in dict.fromkeys(named) if _network(address) not in map(_network, peers)]
+
+
 def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
     """Return the roles of a host that still let in clients which have left the inventory, and what runs beside the site where it shall not any more.
 
@@ -88,7 +94,8 @@ def outdated_roles(roles: Mapping[str, Any], files: Files) -> list[str]:
             found.append(role)
     rules = "/etc/throat-firewall.nft"
     if "firewall" in roles:
-        is_outdated = bool(guarded_before(files, rules, roles["firewall"]["services"]))
+        told = roles["firewall"]
+        is_outdated = bool(guarded_before(files, rules, told["services"]) or peers_before(files, rules, told["vrrp_peers"]))
     else:
         # Another site on the machine leaves it alone.
         is_outdated = rules in files and roles["site"]["is_production"]
@@ -146,20 +153,22 @@ def shows_its_file(text: str) -> bool:
     return text.count("BEGIN CERTIFICATE") == 2 * len(certificates(text)) > 0
 
 
-def address_errors(web: Mapping[str, Any], facts: Mapping[str, Any], host: str) -> list[str]:
-    """Return one line for each thing on a web server that stands in the way of a virtual address."""
+def address_errors(
+    web: Mapping[str, Any], facts: Mapping[str, Any], host: str, names: Sequence[str] = ("throat_address", "throat_virtual_addresses")
+) -> list[str]:
+    """Return one line for each thing on a web server that stands in the way of a virtual address; names: of the variables to set instead."""
     if not web.get("virtual_addresses"):
         return []
     own, lines = web["virtual_own_address"], []
     if own not in facts["interfaces"]:
         found = [address for address in facts["interfaces"] if not ipaddress.ip_address(address).is_loopback]
         lines.append(
-            f"throat_address of {host}: {own} is on none of its interfaces, and the virtual address is added where it is; "
+            f"{names[0]} of {host}: {own} is on none of its interfaces, and the virtual address is added where it is; "
             f"set it to the one of {', '.join(found)} that the others reach"
         )
     if "/etc/keepalived/keepalived.conf" in facts["files"]:
         lines.append(
-            f"throat_virtual_addresses: {host} has a keepalived of its own (/etc/keepalived/keepalived.conf), which would not be read any more; "
+            f"{names[1]}: {host} has a keepalived of its own (/etc/keepalived/keepalived.conf), which would not be read any more; "
             "move that file away, or take the line out and let that keepalived have the address"
         )
     return lines

@@ -453,8 +453,8 @@ class Site:
             return {}
         return {
             "nginx_virtual_addresses": self.value(host, "throat_virtual_addresses"),
-            "nginx_virtual_own_address": self.addresses[host],
-            "nginx_virtual_peers": [self.addresses[web] for web in webs if web != host],
+            "nginx_virtual_own_address": _canonical(self.addresses[host]),
+            "nginx_virtual_peers": [_canonical(self.addresses[web]) for web in webs if web != host],
             "nginx_virtual_priority": max(1, 200 - webs.index(host)),
         }
 
@@ -733,7 +733,7 @@ class Site:
             lines.append(f"throat_virtual_addresses: {', '.join(named)}, but {webs[0]} is the only web server; add another one to the group nginx")
         elif named and len({tuple(addresses) for addresses in shared.values()}) > 1:
             lines.append(f"throat_virtual_addresses: not the same for all of {', '.join(webs)}, who have them together; set it once, for the group throat")
-        elif taken := [host for host in self.hosts if self.addresses[host] in {address.partition("/")[0] for address in named}]:
+        elif taken := [host for host in self.hosts if _canonical(self.addresses[host]) in {_canonical(address.partition("/")[0]) for address in named}]:
             lines.append(
                 f"throat_virtual_addresses: {self.addresses[taken[0]]} is the address of {taken[0]}, which has it alone; name one that no host has"
             )
@@ -798,6 +798,11 @@ class Site:
 
 def _authority(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _canonical(address: str) -> str:
+    """Return an IP address as programs write it, anything else as it is."""
+    return str(ipaddress.ip_address(address)) if _is_address(address) else address
 
 
 def _is_address(text: str) -> bool:

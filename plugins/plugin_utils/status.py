@@ -41,7 +41,7 @@ PATHS = {
 KNOWN = {
     "site": ("name", "is_production", "public_url", "roles", "apps", "workers", "pooling", "pooler_host", "status_limits"),
     "throat_gunicorn": ("workers", "listen_address", "listen_port", "trusted_proxy_count", "runtime"),
-    "nginx": ("tls_mode", "tls_certificate", "server_name", "http_port", "https_port", "virtual_addresses"),
+    "nginx": ("tls_mode", "tls_certificate", "server_name", "http_port", "https_port", "virtual_addresses", "virtual_peers"),
     "postgres": ("site", "port", "listen_addresses", "tls_certificate", "max_connections", "server_settings", "members"),
     "etcd": ("port",),
     "pgbouncer": ("port", "client_networks", "tls_certificate", "max_db_connections", "databases", "leader_socket"),
@@ -99,7 +99,7 @@ def status_questions(roles: Roles, host: str) -> dict[str, Any]:
             told["addresses"] = [address.partition("/")[0] for address in web["virtual_addresses"]]
     if "postgres" in roles:
         told["postgres"] = {"port": roles["postgres"]["port"], "database": site}
-        if roles["postgres"]["members"]:
+        if roles["postgres"]["members"] and "etcd" in roles:
             told["units"].append("patroni-spread-leaders.service")
         if roles["postgres"]["members"] and "throat_backup" in roles:
             # Where whoever leads has noted how the backups went.
@@ -447,7 +447,8 @@ def member_findings(host: Host) -> Iterator[Finding]:
     """Yield what one of several hosts that have the database says of the cluster: whoever leads says it for all, and each where nobody does."""
     seen, named = host.probe["postgres"], [member["name"] for member in host.roles["postgres"]["members"]]
     unit = seen["unit"]
-    yield from unit_findings(host, "patroni-spread-leaders.service", "spreader of leaders", "postgres")
+    if "etcd" in host.roles:
+        yield from unit_findings(host, "patroni-spread-leaders.service", "spreader of leaders", "")
     listed = f"sudo -u postgres patronictl -c /etc/patroni/{unit.partition('@')[2]}.yml list"
     if seen.get("members") is None:
         yield host.broken("Patroni", "does not answer", "answers, and watches PostgreSQL", f"journalctl -u {unit} -n 50; systemctl restart {unit}", "postgres")
@@ -713,8 +714,8 @@ def address_findings(hosts: Mapping[str, Roles], probes: Mapping[str, Probe]) ->
         elif holders:
             seen, should = f"{address} is held by {' and '.join(holders)}", "one of them, and VRRP (IP protocol 112) passes between them"
             found.append(Finding("broken", holders[0], "virtual address", seen, should, helps, "nginx"))
-        # Else one that does not answer may hold it.
-        elif asked == webs:
+        # Else one that was not asked, or does not answer, may hold it.
+        elif len(asked) > len(hosts[webs[0]]["nginx"]["virtual_peers"]):
             found.append(Finding("broken", webs[0], "virtual address", f"nobody holds {address}", f"one of {', '.join(webs)} does", helps, "nginx"))
     return found
 

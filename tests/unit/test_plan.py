@@ -172,16 +172,16 @@ def test_web_servers_find_the_challenges_of_each_other():
 
 
 def test_web_servers_have_an_address_together_and_let_nobody_else_say_who_holds_it():
-    hosts = {"host1": {"throat_address": "10.0.0.1"}, "host2": {"throat_address": "fd00::2"}, "host3": {"throat_address": "10.0.0.3"}}
+    hosts = {"host1": {"throat_address": "fd00:0::1"}, "host2": {"throat_address": "FD00::2"}, "host3": {"throat_address": "10.0.0.3"}}
     given = {"throat_virtual_addresses": ["10.0.0.9", "fd00::9/64"], "throat_shared_files": False, "throat_firewall": "services"}
     made = make(given, hosts, {"throat": list(hosts), "nginx": ["host1", "host2"]})
     assert made["refusals"] == []
     webs = {host: {name: roles["nginx"][f"virtual_{name}"] for name in ("addresses", "own_address", "peers", "priority")} for host, roles in made["hosts"].items() if host != "host3"}
     assert webs == {
-        "host1": {"addresses": ["10.0.0.9", "fd00::9/64"], "own_address": "10.0.0.1", "peers": ["fd00::2"], "priority": 200},
-        "host2": {"addresses": ["10.0.0.9", "fd00::9/64"], "own_address": "fd00::2", "peers": ["10.0.0.1"], "priority": 199},
+        "host1": {"addresses": ["10.0.0.9", "fd00::9/64"], "own_address": "fd00::1", "peers": ["fd00::2"], "priority": 200},
+        "host2": {"addresses": ["10.0.0.9", "fd00::9/64"], "own_address": "fd00::2", "peers": ["fd00::1"], "priority": 199},
     }
-    assert {host: roles["firewall"]["vrrp_peers"] for host, roles in made["hosts"].items()} == {"host1": ["fd00::2"], "host2": ["10.0.0.1"], "host3": []}
+    assert {host: roles["firewall"]["vrrp_peers"] for host, roles in made["hosts"].items()} == {"host1": ["fd00::2"], "host2": ["fd00::1"], "host3": []}
     assert "Virtual addresses: 10.0.0.9, fd00::9/64, held by one of host1, host2" in shown.plan_text(made)
     assert make()["hosts"]["host1"]["nginx"]["virtual_addresses"] == []
 

@@ -569,6 +569,16 @@ def test_file_that_was_written_after_its_reader_was_told_is_newer():
     assert looked.is_newer(there, ["/etc/x", "/etc/none"], 100.4) and not looked.is_newer(there, ["/etc/x"], 100.6) and looked.is_newer(there, ["/etc/x"], None)
 
 
+def test_who_may_say_who_holds_an_address_is_known_until_it_is_taken_down():
+    text = "table inet throat {\n        meta l4proto 112 ip saddr 10.0.0.1 accept\n        meta l4proto 112 ip6 saddr fd00::2 accept\n        meta l4proto 112 drop\n}\n"
+    files = {"/etc/throat-firewall.nft": {"content": text}}
+    assert looked.peers_before(files, "/etc/throat-firewall.nft", ["10.0.0.1"]) == ["fd00::2"]
+    assert looked.peers_before({}, "/etc/throat-firewall.nft", []) == []
+    firewall = {"services": [], "vrrp_peers": ["10.0.0.1", "fd00::2"]}
+    assert looked.outdated_roles({"firewall": firewall, "throat_backup": {}, "site": {"is_production": True}}, files) == []
+    assert looked.outdated_roles({"firewall": {**firewall, "vrrp_peers": []}, "throat_backup": {}, "site": {"is_production": True}}, files) == ["firewall"]
+
+
 def test_source_that_no_run_has_packed_for_a_day_leaves_the_controller(tmp_path):
     names = {"0123456789ab.tar.gz": 90000, "ba9876543210.tar.gz": 80000, "somebody-elses.tar.gz": 90000}
     for name, age in names.items():
@@ -762,7 +772,8 @@ def test_clients_that_have_left_are_known_by_the_files_that_let_them_in():
     services = [{"name": "postgres", "port": 5432, "addresses": ["10.0.0.5"]}]
     assert looked.guarded_before(files, "/etc/throat-firewall.nft", services) == [{"name": "postgres", "port": 5432, "addresses": ["fd00::6"]}]
 
-    roles = {"site": {"is_production": True}, "postgres": {"site": "throat", "access": [{"addresses": ["10.0.0.5/32", "fd00::5/128"]}]}, "firewall": {"services": services}}
+    roles = {"site": {"is_production": True}, "postgres": {"site": "throat", "access": [{"addresses": ["10.0.0.5/32", "fd00::5/128"]}]}}
+    roles["firewall"] = {"services": services, "vrrp_peers": []}
     assert looked.outdated_roles(roles, files) == ["firewall"]
     roles["postgres"]["access"][0]["addresses"] = ["10.0.0.5/32"]
     roles["firewall"]["services"][0]["addresses"].append("fd00::6")

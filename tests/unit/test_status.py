@@ -536,6 +536,24 @@ def test_address_that_web_servers_have_together_is_held_by_one(holders, change, 
     assert [(finding["level"], finding["host"], finding["seen"]) for finding in wrong(told)] == says
     assert all(finding["command"] for finding in wrong(told))
     assert says or ("ok", "web2", "holds 10.0.0.9") in [(finding["level"], finding["host"], finding["seen"]) for finding in told["findings"]]
+    # Of its own metrics each host is asked alone, and the other one may hold it.
+    alone = report({**made, "hosts": {"web1": made["hosts"]["web1"]}}, {"web1": results["web1"]})
+    assert says[:1] == [("broken", "web1", "keepalived.service is inactive for 2 min")] or wrong(alone) == []
+
+
+def test_playbook_asks_all_that_is_to_be_asked():
+    (play,) = [play for play in yaml.safe_load((ROOT / "playbooks/status.yml").read_text()) if play.get("name") == "Status"]
+    (asks,) = [task["throat.stack.probe"] for block in play["tasks"] for task in block.get("block", []) if "throat.stack.probe" in task]
+    for groups in (EIGHT, WEBS):
+        made = planned(groups, **({"throat_virtual_addresses": ["10.0.0.9"], "throat_shared_files": False} if groups is WEBS else {}))
+        assert {name for host, roles in made["hosts"].items() for name in status.status_questions(roles, host)} <= set(asks)
+
+
+def test_leaders_are_spread_where_etcd_is_beside_them():
+    made, _results = in_cluster(throat_backup=False)
+    assert "patroni-spread-leaders.service" in status.status_questions(made["hosts"]["db1"], "db1")["units"]
+    apart = {host: {role: told for role, told in roles.items() if role != "etcd"} for host, roles in made["hosts"].items()}
+    assert "patroni-spread-leaders.service" not in status.status_questions(apart["db1"], "db1")["units"]
 
 
 REDIS_OF = {"db1": {"leads": False, "follows": "10.0.0.4"}, "db2": {"leads": False, "follows": "10.0.0.4"}, "db3": {"leads": True, "followers": ["10.0.0.2", "10.0.0.3"]}}
