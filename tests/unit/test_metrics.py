@@ -10,7 +10,7 @@ import subprocess
 import pytest
 import yaml
 from ansible_collections.throat.stack.plugins.plugin_utils import status, status_page
-from test_status import BROKEN, EIGHT, ONE, RECORDED, SECRETS, answer, planned, report, stopped, wrong
+from test_status import BROKEN, EIGHT, ONE, RECORDED, SECRETS, WEBS, answer, planned, report, stopped, wrong
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROLE = ROOT / "roles/monitoring/files"
@@ -52,6 +52,15 @@ def test_a_host_that_is_well_tells_of_nothing_wrong():
     assert "throat_finding" not in text
     assert 'throat_worker_up{worker="gevent"} 1' in text
     assert 'throat_limit{limit="errors"} 20' in text
+
+
+def test_web_servers_tell_which_of_them_holds_the_address_that_they_have_together():
+    made = planned(WEBS, throat_virtual_addresses=["10.0.0.9/24"], throat_shared_files=False, throat_backup=False)
+    roles = status.status_plan(made["hosts"]["web2"])
+    known = answer(made["hosts"]["web2"], "web2")
+    for held, value in ((["10.0.0.9"], 1), ([], 0)):
+        said = metrics.text(metrics.metrics(roles, {**known, "addresses": held}, []))
+        assert f'throat_virtual_address_held{{address="10.0.0.9/24"}} {value}' in said
 
 
 def test_each_metric_has_its_help_once():
