@@ -38,6 +38,7 @@ HELP = {
     "throat_database_bytes": "Size of the database.",
     "throat_certificate_until_seconds": "When the certificate runs out that visitors see.",
     "throat_virtual_address_held": "Whether it is this web server that holds an address which several have together.",
+    "throat_virtual_address_servers": "How many web servers have it together.",
     "throat_backup_time_seconds": "When a backup or a drill has last ended.",
     "throat_backup_ok": "Whether that went well.",
 }
@@ -86,8 +87,10 @@ def metrics(roles: Mapping[str, Any], answer: Mapping[str, Any], findings: Seque
         yield "throat_database_bytes", {}, server["bytes"]
     if until := answer.get("web", {}).get("certificate", {}).get("until"):
         yield "throat_certificate_until_seconds", {}, until
-    for address in roles.get("nginx", {}).get("virtual_addresses", ()):
+    web = roles.get("nginx", {})
+    for address in web.get("virtual_addresses", ()):
         yield "throat_virtual_address_held", {"address": address}, int(address.partition("/")[0] in answer["addresses"])
+        yield "throat_virtual_address_servers", {"address": address}, 1 + len(web["virtual_peers"])
     for action, last in answer["backups"].items():
         yield "throat_backup_time_seconds", {"action": action}, last["at"]
         yield "throat_backup_ok", {"action": action}, int(last["ok"])
