@@ -544,8 +544,8 @@ def test_address_that_web_servers_have_together_is_held_by_one(holders, change, 
 def test_playbook_asks_all_that_is_to_be_asked():
     (play,) = [play for play in yaml.safe_load((ROOT / "playbooks/status.yml").read_text()) if play.get("name") == "Status"]
     (asks,) = [task["throat.stack.probe"] for block in play["tasks"] for task in block.get("block", []) if "throat.stack.probe" in task]
-    for groups in (EIGHT, WEBS):
-        made = planned(groups, **({"throat_virtual_addresses": ["10.0.0.9"], "throat_shared_files": False} if groups is WEBS else {}))
+    webs = planned(WEBS, throat_virtual_addresses=["10.0.0.9"], throat_shared_files=False)
+    for made in (planned(EIGHT), webs, in_cluster(throat_backup=False)[0], of_redis()[0]):
         assert {name for host, roles in made["hosts"].items() for name in status.status_questions(roles, host)} <= set(asks)
 
 

@@ -4,10 +4,9 @@ import re
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import pytest
+import requests
 import testinfra
 
 from conftest import ROOT
@@ -73,22 +72,13 @@ class Visitor(threading.Thread):
         last = time.monotonic()
         while not self.over.is_set():
             try:
-                asked = urllib.request.Request(f"http://{VIRTUAL}/", headers={"Host": "site.example.com"})
-                urllib.request.build_opener(urllib.request.ProxyHandler({}), NoRedirect()).open(asked, timeout=1)
-            except urllib.error.HTTPError:
-                # It says where to go on.
-                pass
-            except OSError:
+                requests.get(f"http://{VIRTUAL}/", headers={"Host": "site.example.com"}, allow_redirects=False, timeout=1)
+            except requests.RequestException:
                 continue
             now = time.monotonic()
             self.gaps += [now - last] * (now - last > 0.5)
             last = now
             time.sleep(0.05)
-
-
-class NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_arguments):
-        return None
 
 
 def test_challenge_that_cannot_be_reached_is_explained(webs, acme, run_acme):
@@ -163,7 +153,7 @@ def test_address_that_they_have_together_goes_to_the_other_when_nginx_or_the_hos
     visitor.over.set()
     visitor.join()
     print(f"seconds without an answer: {', '.join(f'{gap:.1f}' for gap in visitor.gaps) or 'none'}")
-    assert max(visitor.gaps) < 15
+    assert max(visitor.gaps, default=0) < 15
     # A run moves nothing.
     assert run_acme().changed == 0 and holders() == HOSTS[:1]
 
