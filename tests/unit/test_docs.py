@@ -185,7 +185,7 @@ def documented(kind, names):
     return {name.removeprefix("throat.stack."): content for name, content in said.items()}
 
 
-@pytest.mark.parametrize(("kind", "directory"), [("module", "plugins/modules"), ("role", "roles")])
+@pytest.mark.parametrize(("kind", "directory"), [("module", "plugins/modules"), ("lookup", "plugins/lookup"), ("role", "roles")])
 def test_ansible_doc_knows_every(kind, directory):
     names = {path.stem for path in (ROOT / directory).iterdir() if not path.name.startswith("_")}
     assert set(documented(kind, names)) == names
