@@ -37,7 +37,9 @@ EXAMPLES = """
     src: etc/redis/throat.conf.j2
     dest: /etc/redis/throat.conf
     mode: "0640"
-  when: lookup('throat.stack.rendered', 'etc/redis/throat.conf.j2') | throat.stack.differs(ansible_facts['files'], '/etc/redis/throat.conf', 'root', 'root', '0640')
+  when: >-
+    lookup('throat.stack.rendered', 'etc/redis/throat.conf.j2')
+    | throat.stack.differs(ansible_facts['files'], '/etc/redis/throat.conf', 'root', 'root', '0640')
 """
 RETURN = """
 _raw:
