@@ -17,7 +17,8 @@ demo: tools ## bring the whole stack up on a local container and print its addre
 	@bin/demo
 
 .PHONY: test
-test: $(if $(SCENARIO),molecule,lint unit compat molecule) ## run the tests (SCENARIO=default: that one alone; and TEST=<part of a name>: on its standing hosts)
+test: CHECKS := --checks
+test: molecule ## run the tests (SCENARIO=default: that one alone; and TEST=<part of a name>: on its standing hosts)
 
 .PHONY: campaign
 campaign: tools ## run what repeats and lasts, and the benchmarks
@@ -41,7 +42,7 @@ compat: tools ## test plugins and playbooks with every ansible-core that is supp
 .PHONY: molecule
 molecule: tools ## converge test hosts and test them from outside
 	@bin/ensure-docker
-	@$(RUN) bin/alone bin/scenarios $(if $(TEST),--test '$(TEST)') $(SCENARIO)
+	@$(RUN) bin/alone bin/scenarios $(if $(SCENARIO),,$(CHECKS)) $(if $(TEST),--test '$(TEST)') $(SCENARIO)
 
 .PHONY: docs
 docs: tools ## make docs/variables.md from the argument specifications

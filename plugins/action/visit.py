@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import ssl
 import time
@@ -19,16 +20,17 @@ def ask(url: str, validate_certs: bool) -> tuple[str, bool, str]:
     """Return what is said, as the option "accepted" has it, whether anybody has answered, and a line that says so."""
     try:
         try:
-            answer = open_url(url, validate_certs=validate_certs, use_proxy=False, timeout=TIMEOUT, follow_redirects="safe")
+            # By the name that Ansible's own module has: some proxies turn away what Python says of itself.
+            answer = open_url(url, validate_certs=validate_certs, use_proxy=False, timeout=TIMEOUT, follow_redirects="safe", http_agent="ansible-httpget")
         except urllib.error.HTTPError as error:
             answer = error
         with answer:
             said = f"{answer.code}:{answer.headers.get('X-Throat-Release', '')}:{answer.headers.get('Retry-After', '')}"
         return said, True, f"{url} answers {answer.code}"
-    except (OSError, SSLValidationError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException, SSLValidationError) as error:
         reason = getattr(error, "reason", error)
         # Whoever shows a certificate has answered.
-        return "", isinstance(reason, (ssl.SSLError, SSLValidationError)) or isinstance(error, SSLValidationError), f"{url} cannot be read: {reason}"
+        return "", isinstance(reason, (ssl.SSLError, SSLValidationError)), f"{url} cannot be read: {reason or type(error).__name__}"
 
 
 class ActionModule(ActionBase):
@@ -51,14 +53,15 @@ class ActionModule(ActionBase):
         wrong = {page["path"]: page["asked"] for page in options["pages"]}
         for number in range(options["tries"]):
             time.sleep(PAUSE if number else 0)
-            lines, reached = [], True
+            lines, reached = [], False
             for path, asked in list(wrong.items()):
-                said, reached, line = ask(options["url"] + path, options["validate_certs"])
+                said, answered, line = ask(options["url"] + path, options["validate_certs"])
+                reached |= answered
                 if re.match(options["accepted"], said):
                     del wrong[path]
                 else:
                     lines.append(f"{asked}: {line}" if asked else line)
-                if not reached:
+                if not answered:
                     # Nor will it be for the other pages.
                     break
             if not wrong:

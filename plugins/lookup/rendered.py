@@ -61,7 +61,7 @@ class LookupModule(LookupBase):
         if not path:
             raise AnsibleLookupError(f"{term}: no template of this name")
         places = [os.path.join(place, below) for place in variables.get("ansible_search_path", []) for below in ("templates", "")]
-        templar = self._templar.copy_with_new_env(
-            searchpath=[os.path.dirname(path), *places], available_variables={**variables, **generate_ansible_template_vars(term, path)}
-        )
+        # As the module has it, what the inventory says of ansible_managed wins.
+        of_template = {name: value for name, value in generate_ansible_template_vars(term, path).items() if name != "ansible_managed" or name not in variables}
+        templar = self._templar.copy_with_new_env(searchpath=[os.path.dirname(path), *places], available_variables={**variables, **of_template})
         return templar.template(trust_as_template(self._loader.get_text_file_contents(path)), escape_backslashes=False)
