@@ -3,13 +3,6 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
-from ansible.errors import AnsibleLookupError
-from ansible.plugins.lookup import LookupBase
-from ansible.template import generate_ansible_template_vars, trust_as_template
-
 DOCUMENTATION = """
 name: rendered
 short_description: The text of a template
@@ -47,6 +40,13 @@ _raw:
   type: list
   elements: str
 """
+
+import os
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+from ansible.template import generate_ansible_template_vars, trust_as_template
 
 
 class LookupModule(LookupBase):
