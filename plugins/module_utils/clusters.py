@@ -44,10 +44,10 @@ def patroni(version: str) -> dict[str, object]:
     found: dict[str, object] = {"began": os.path.exists(f"/var/lib/postgresql/{version}/main/patroni.dynamic.json")}
     address = re.search(r"^restapi:.*?^  connect_address: \"?([^\s\"]+)", told, re.MULTILINE | re.DOTALL)
     # It is this host that is asked, by the address that it listens at.
-    context = ssl._create_unverified_context()
+    asker = urllib.request.build_opener(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))
     try:
         for name in ("config", "cluster"):
-            with urllib.request.urlopen(f"https://{address[1] if address else ''}/{name}", timeout=5, context=context) as answer:
+            with asker.open(f"https://{address[1] if address else ''}/{name}", timeout=5) as answer:
                 found[name] = json.load(answer)
     except (OSError, ValueError):
         return found

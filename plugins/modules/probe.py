@@ -426,9 +426,9 @@ def ask_pgbouncer(told: dict[str, object]) -> dict[str, object]:
 
 def ask_etcd(told: dict[str, object]) -> dict[str, object]:
     """Whether a member of etcd finds a majority, which it needs for an answer."""
-    context = ssl._create_unverified_context()
+    asker = urllib.request.build_opener(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))
     try:
-        with urllib.request.urlopen(f"https://127.0.0.1:{told['port']}/health", timeout=4, context=context) as answer:
+        with asker.open(f"https://127.0.0.1:{told['port']}/health", timeout=4) as answer:
             return {"answers": True, "has_majority": str(json.load(answer).get("health")).lower() == "true"}
     except urllib.error.HTTPError:
         return {"answers": True, "has_majority": False}

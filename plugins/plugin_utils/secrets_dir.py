@@ -66,7 +66,7 @@ class SecretsDir:
     def make(self, name: str, length: int) -> str:
         """Return what a file holds, in letters and digits that are made where there is none."""
         if not self.path(name).exists():
-            self.write(name, "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length)), anew=True)
+            self.write(name, "".join(secrets.choice(string.ascii_letters + string.digits) for _letter in range(length)), anew=True)
         return self.read(name)
 
     def write(self, name: str, text: str, anew: bool = False) -> None:

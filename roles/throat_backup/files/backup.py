@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """The backups of a site on one of its hosts: makes them, lists them, proves them, and brings back what is in them.
 
 The units <site>-backup@*.service and the playbooks backup.yml and restore.yml run it, as root. What it has to know is in /etc/<its own name>.json.
@@ -941,7 +940,7 @@ class Host:
                 pipe = 'set -o pipefail; "$5/pg_dump" -h "$1" -p "$2" -Fc -Z0 "$3" | "$5/pg_restore" -h /run/postgresql -p "$2" -e -O -x --role "$3" -d "$4"'
                 self.run("bash", "-c", pipe, "bash", side, port, self.database, self.restored, self.told["bin_dir"], user="postgres")
                 self.ask("ANALYZE", self.restored)
-                brought, _ = self.counted(self.restored)
+                brought = self.counted(self.restored)[0]
                 if brought != rows:
                     raise Refused(f"the restored database did not arrive as it was: {', '.join(lost_rows(rows, brought)) or 'tables differ'}; run this again")
             except Refused:
@@ -1047,7 +1046,7 @@ class Host:
             self.proving, self.is_proving = turn(backups, self.status().get("drill", {})), True
             mine = [backup for backup in backups if backup["repo"] == self.proving]
             with self.beside(choose(manifest["set"], sets, mine, datetime.datetime.now(UTC))) as side:
-                rows, _ = self.counted(self.database, side)
+                rows = self.counted(self.database, side)[0]
                 if lost := lost_rows(manifest["rows"], rows):
                     raise Refused(f"set {manifest['set']} is not what was backed up: {', '.join(lost)}")
                 there = ["-h", side, "-p", str(self.told["port"]), "-d", self.database]
@@ -1119,7 +1118,7 @@ def write(path: pathlib.Path, content: Any, mode: int) -> None:
 
 def walk(place: str) -> Iterator[tuple[str, int]]:
     """The files below a directory, with their length; users remove some meanwhile."""
-    for directory, _, names in os.walk(place):
+    for directory, _below, names in os.walk(place):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 found = os.lstat(os.path.join(directory, name))

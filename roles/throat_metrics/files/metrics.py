@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Asks this host each minute how it is, as playbooks/status.yml does, and writes it for the node exporter.
 
 What is wrong is found by the same code: probe.py and status.py are those of the collection. What needs several hosts is left to Prometheus, what is slow
