@@ -179,7 +179,7 @@ def test_what_is_not_there_is_refused_with_what_is(on_host, to, said):
 
 
 def test_drill_finds_a_broken_index_that_was_backed_up(drill, on_host):
-    on_host("throat-backup now")
+    on_host("runuser -u throat -- touch /var/lib/throat/uploads/of-a-drill && throat-backup now")
     went_well, result = drill()
     print(f"drill: {result['rows']} rows, {result['files']} files, {result['seconds']} s")
     assert went_well and result["ok"] and result["files"] > 0 and "/throat-side" not in on_host("ls -d /var/lib/postgresql/17/*")
