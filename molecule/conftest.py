@@ -260,7 +260,7 @@ def urls(scenario, hosts) -> list[str]:
 @pytest.fixture
 def pause() -> float:
     """Seconds that visitors wait between two requests of a kind: often enough that a second of trouble hits somebody, and little beside the deploy."""
-    return 0.4
+    return 0.25
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,11 @@ def from_registry(tag: str) -> dict[str, str]:
     return {"throat_gunicorn_source_type": "image", "throat_gunicorn_source": REGISTRY, "throat_gunicorn_version": tag}
 
 
+@pytest.fixture
+def pause() -> float:
+    return PAUSE
+
+
 @pytest.fixture(scope="session")
 def releases(url):
     """The releases that the worker classes answer from."""

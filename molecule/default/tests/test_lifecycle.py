@@ -15,6 +15,12 @@ from restarts import WORKERS, restarted_since
 
 
 @pytest.fixture
+def pause() -> float:
+    """Longer than elsewhere: that nobody is turned away need not be seen by thousands."""
+    return 0.4
+
+
+@pytest.fixture
 def restarted(host):
     return restarted_since(host)
 

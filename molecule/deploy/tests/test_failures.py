@@ -42,6 +42,12 @@ FAILS = f"""{MIGRATION}    if not fake:
 
 
 @pytest.fixture
+def pause() -> float:
+    """Longer than elsewhere: that nobody is turned away need not be seen by thousands."""
+    return 0.4
+
+
+@pytest.fixture
 def serving(url, flush_limits):
     """The release that all worker classes answer from."""
 

@@ -29,6 +29,12 @@ print(SecureCookieSessionInterface().get_signing_serializer(app).dumps({"_user_i
 """
 
 
+@pytest.fixture
+def pause() -> float:
+    """Longer than elsewhere: that nobody is turned away need not be seen by thousands."""
+    return 0.4
+
+
 @pytest.fixture(autouse=True)
 def known_again(scenario, secrets):
     """Other tests go by the secrets that the site has afterwards."""
