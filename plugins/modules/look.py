@@ -64,7 +64,7 @@ ansible_facts:
       type: list
       elements: str
     listeners:
-      description: Who listens at which TCP port - C(address), C(port), C(program) and C(pid), where the kernel tells.
+      description: Who listens at which TCP port - C(address), C(port), C(program) and C(pid), where the kernel tells, and all C(programs) that share it.
       type: list
       elements: dict
     services:
@@ -114,6 +114,9 @@ ansible_facts:
       elements: str
     redis_operator:
       description: SHA-256 of the random password by which root of this host tells Redis who is let in, empty where there is none yet.
+      type: str
+    redis_members_hash:
+      description: SHA-256 of the password by which this host and others that have Redis together know each other, empty where it is no such host.
       type: str
     nonlocal_bind:
       description: Whether a service may listen at an address before the host has it, now and after a boot.
@@ -251,7 +254,8 @@ def listeners(shown: str) -> list[dict[str, object]]:
         words = line.split(None, 5)
         address, _colon, port = words[3].rpartition(":")
         programs = re.findall(r'\("([^"]+)",pid=(\d+)', words[5]) if len(words) > 5 else []
-        found.append({"address": address, "port": int(port), "program": programs[0][0] if programs else "", "pid": int(programs[0][1]) if programs else 0})
+        name, pid = programs[0] if programs else ("", 0)
+        found.append({"address": address, "port": int(port), "program": name, "pid": int(pid), "programs": [each for each, _pid in programs]})
     return found
 
 
@@ -353,7 +357,9 @@ def main() -> None:
             end = time.strptime(until[1].strip(), "%b %d %H:%M:%S %Y %Z")
             certificates[path] = {"names": re.findall(r"DNS:([^,\s]+)", said), "until": time.mktime(end) - time.timezone}
 
-    operator = read(f"/etc/redis/{'throat' if site == 'throat' else f'redis-{site}'}.operator").strip()
+    redis = f"/etc/redis/{'throat' if site == 'throat' else f'redis-{site}'}"
+    operator = read(f"{redis}.operator").strip()
+    known = re.search(r"^user \S+-sentinel on .* #([0-9a-f]{64})$", read(f"{redis}-users.conf"), re.MULTILINE)
     pools = read("/etc/pgbouncer/pgbouncer.ini")
     named = re.findall(r"^\s*([^\s;#=\[]+)\s*=", pools.partition("[databases]")[2].partition("\n[")[0], re.MULTILINE)
     memory = re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo"))
@@ -380,6 +386,7 @@ def main() -> None:
         "patroni": patroni(version),
         "foreign_pools": [] if "Ansible managed" in pools else named,
         "redis_operator": hashlib.sha256(operator.encode()).hexdigest() if operator else "",
+        "redis_members_hash": known[1] if known else "",
         "nonlocal_bind": "/etc/sysctl.d/60-throat.conf" in files and read("/proc/sys/net/ipv4/ip_nonlocal_bind").strip() == "1",
         "certificates": certificates,
     }

@@ -219,6 +219,11 @@ def host_errors(
         port("redis_port", roles["redis"]["port"], "redis-server")
         if roles["redis"].get("members"):
             port("redis_sentinel_port", roles["redis"]["sentinel_port"], "redis-sentinel")
+            if facts["redis_members_hash"] not in ("", hashlib.sha256(roles["redis"]["member_password"].encode()).hexdigest()):
+                lines.append(
+                    f"throat_cluster_password: not the one by which {host} and the other members of Redis know each other, and it cannot be changed; "
+                    "set the one of before (with throat_secrets_dir it is in the file cluster_password there)"
+                )
     if "nginx" in roles:
         port("nginx_http_port", roles["nginx"]["http_port"], "nginx")
         if roles["nginx"]["tls_mode"] != "none":

@@ -95,8 +95,11 @@ def test_workers_find_redis_again_after_it_restarted_on_its_host(urls, flush_lim
 
 
 def test_release_is_built_once_and_the_same_everywhere():
-    sums = [on(host, "cd /opt/throat/current/ && find . .venv/ -type f -not -name .built -not -name .served -not -name routes.txt -not -name '*.pyc' | sort | xargs sha256sum | sha256sum") for host in APPS]
+    sums = [on(host, "cd /opt/throat/current/ && find . .venv/ -type f -not -name .built -not -name .served -not -name routes.txt | sort | xargs sha256sum | sha256sum") for host in APPS]
     assert len(set(sums)) == 1
+    # Nobody compiles any of it as a worker starts.
+    compiled = "cd /opt/throat/current && runuser -u throat -- .venv/bin/python -v -c 'import throat_prod' 2>&1 | grep '^# code object from /opt/' || true"
+    assert [on(host, compiled) for host in APPS] == ["", "", ""]
     packages = "dpkg-query -W -f '${Package} ${db:Status-Abbrev}\\n' build-essential gcc nodejs npm git python3-dev 2>/dev/null | grep -c ' ii' || true"
     assert int(on(APPS[0], packages)) == 6
     assert [on(host, packages) for host in APPS[1:]] == ["0", "0"]

@@ -151,6 +151,9 @@ def test_second_host_runs_the_image_that_the_first_has_made(host, url):
     image = "docker image inspect --format '{{.Id}}' $(cat /opt/throat/current/.image)"
     there = subprocess.run(["docker", "exec", HOSTS[1], "bash", "-c", f"{image}; ls /opt/throat/environments; command -v gcc node"], capture_output=True, text=True, check=False).stdout
     assert there.split() == [host.check_output(image)]
+    # Nobody compiles any of it as a worker starts.
+    compiled = "docker exec $(docker ps --quiet --filter label=throat.unit=throat-sync) python -v -c 'import throat_prod' 2>&1 | grep -E '^# code object from /(opt|throat)/' || true"
+    assert host.check_output(compiled) == ""
     assert running() == [3, 3]
     answers = [requests.get(f"{url}/_ref/sleep?s=0", verify=False, timeout=30) for _ in range(8)]
     assert {(answer.status_code, answer.headers["X-Ref-Host"]) for answer in answers} == {(200, name) for name in HOSTS}

@@ -18,7 +18,7 @@ LOCK = "ansible-throat.service"
 KILLS = {
     "Release | Name the release": 0,
     "Build | Unpack the source": 0.6,
-    "Build | Compile the translations, and compress the static files": 0.4,
+    "Build | Compile the translations and the code, and compress the static files": 0.4,
     "Fetch | Add them to those that are served, or to be": 0.4,
     "Prove | Boot the release once": 0.6,
     "Database | Apply the migrations, one deploy at a time": 1.5,

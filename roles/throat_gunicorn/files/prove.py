@@ -1,9 +1,9 @@
 """Boot the release in the working directory, with the config.yaml there, as a worker would and before any worker goes over to it.
 
-Usage: prove.py routes|page
-  routes  prints what the release's own "throat.py route list" prints
+Usage: prove.py [page] [routes]
   page    asks the application for a page that it reads from the database
-Exit status 1 and the application's own words on stderr when it cannot.
+  routes  prints what the release's own "throat.py route list" prints
+Exit status 1 and the application's own words on stderr when it cannot boot, 2 when it makes no page.
 """
 import os
 import subprocess
@@ -12,8 +12,10 @@ import sys
 sys.path.insert(0, os.getcwd())
 from throat_prod import app
 
-if sys.argv[1] == "routes":
-    sys.exit(subprocess.run([sys.executable, "throat.py", "route", "list"], check=False).returncode)
-answer = app.test_client().get("/all/new", headers={"X-Forwarded-For": "127.0.0.1"})
-if answer.status_code != 200:
-    sys.exit(f"/all/new answers {answer.status}")
+if "page" in sys.argv:
+    answer = app.test_client().get("/all/new", headers={"X-Forwarded-For": "127.0.0.1"})
+    if answer.status_code != 200:
+        print(f"/all/new answers {answer.status}", file=sys.stderr)
+        sys.exit(2)
+if "routes" in sys.argv:
+    sys.exit(int(subprocess.run([sys.executable, "throat.py", "route", "list"], check=False).returncode != 0))
