@@ -37,6 +37,7 @@ def patroni(version: str) -> dict[str, object]:
     """Return what Patroni says of the cluster that this host is a member of, as far as it answers; empty where there is none.
 
     {"began": whether this host has data of it, "config": what belongs to it as a whole, "members": [...], "leader": name}
+    Members that follow are in the state "streaming", as the one that leads says.
     """
     told = read(f"/etc/patroni/{version}-main.yml")
     if not told:
@@ -45,11 +46,21 @@ def patroni(version: str) -> dict[str, object]:
     address = re.search(r"^restapi:.*?^  connect_address: \"?([^\s\"]+)", told, re.MULTILINE | re.DOTALL)
     # It is this host that is asked, by the address that it listens at.
     asker = urllib.request.build_opener(urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))
+
+    def ask(page: str) -> dict[str, object]:
+        with asker.open(f"https://{address[1] if address else ''}/{page}", timeout=5) as answer:
+            return json.load(answer)
+
     try:
-        for name in ("config", "cluster"):
-            with asker.open(f"https://{address[1] if address else ''}/{name}", timeout=5) as answer:
-                found[name] = json.load(answer)
+        found["config"] = ask("config")
+        members = ask("cluster").get("members", [])
+        leader = next((member["name"] for member in members if member["role"] in ("leader", "master", "primary")), "")
+        # Of a member that runs, Patroni of Debian 12 does not tell there whether it follows.
+        running = [member for member in members if member["name"] != leader and member["state"] == "running"]
+        sent = ask("patroni").get("replication") or [] if running else []
     except (OSError, ValueError):
         return found
-    members = found.pop("cluster").get("members", [])
-    return {**found, "members": members, "leader": next((member["name"] for member in members if member["role"] in ("leader", "master", "primary")), "")}
+    for member in running:
+        if any((each["application_name"], each["state"]) == (member["name"], "streaming") for each in sent):
+            member["state"] = "streaming"
+    return {**found, "members": members, "leader": leader}

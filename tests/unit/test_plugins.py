@@ -1,12 +1,15 @@
 """The pure functions behind the filters."""
 
+import copy
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import pathlib
 import subprocess
 import time
+import types
 
 import pytest
 import yaml
@@ -710,6 +713,29 @@ def test_cluster_in_force_is_the_one_that_has_the_data_and_starts_at_boot(tmp_pa
         (directory / "pg_hba.conf").write_text(f"# Debian's\n{block}local all all peer\n")
         (directory / "start.conf").write_text(f"#   manual: manual startup only\n\n{start or 'auto'}\n")
     assert clusters.in_force(str(tmp_path)) == found
+
+
+# As Patroni 3.0.2 and 4.0 answer.
+LEADS, FOLLOWS = {"name": "db1", "role": "leader", "state": "running"}, {"name": "db2", "role": "sync_standby", "lag": 0}
+SENT = [{"application_name": "db2", "state": "streaming"}, {"application_name": "db3", "state": "catchup"}]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "patroni", "states"),
+    [
+        ([LEADS, {**FOLLOWS, "state": "running"}, {"name": "db3", "role": "replica", "state": "running"}], {"replication": SENT}, ["running", "streaming", "running"]),
+        ([LEADS, {**FOLLOWS, "state": "running"}], {"role": "replica"}, ["running", "running"]),
+        ([LEADS, {**FOLLOWS, "state": "streaming"}], None, ["running", "streaming"]),
+        ([LEADS, {**FOLLOWS, "state": "stopped"}], None, ["running", "stopped"]),
+    ],
+)
+def test_members_that_follow_are_known_whichever_patroni_says_so(monkeypatch, cluster, patroni, states):
+    pages = {"config": {"ttl": 20}, "cluster": {"members": copy.deepcopy(cluster)}, "patroni": patroni}
+    opener = types.SimpleNamespace(open=lambda url, timeout: io.BytesIO(json.dumps(pages[url.rpartition("/")[2]]).encode()))
+    monkeypatch.setattr(clusters.urllib.request, "build_opener", lambda *_handlers: opener)
+    monkeypatch.setattr(clusters, "read", lambda _path: "restapi:\n  connect_address: \"10.0.0.1:8008\"\n")
+    found = clusters.patroni("15")
+    assert (found["config"], found["leader"], [member["state"] for member in found["members"]]) == ({"ttl": 20}, "db1", states)
 
 
 def test_certificates_and_keys_are_looked_for_wherever_they_are():
