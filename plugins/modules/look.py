@@ -115,8 +115,8 @@ ansible_facts:
     redis_operator:
       description: SHA-256 of the random password by which root of this host tells Redis who is let in, empty where there is none yet.
       type: str
-    redis_members_hash:
-      description: SHA-256 of the password by which this host and others that have Redis together know each other, empty where it is no such host.
+    redis_check_hash:
+      description: SHA-256 of the password by which HAProxy asks hosts that have Redis together who leads, as such a host or HAProxy here knows it; or empty.
       type: str
     nonlocal_bind:
       description: Whether a service may listen at an address before the host has it, now and after a boot.
@@ -359,7 +359,8 @@ def main() -> None:
 
     redis = f"/etc/redis/{'throat' if site == 'throat' else f'redis-{site}'}"
     operator = read(f"{redis}.operator").strip()
-    known = re.search(r"^user \S+-sentinel on .* #([0-9a-f]{64})$", read(f"{redis}-users.conf"), re.MULTILINE)
+    known = re.search(r"^user \S+-check on .* #([0-9a-f]{64})$", read(f"{redis}-users.conf"), re.MULTILINE)
+    asks = re.search(r'"AUTH \S+-check ([0-9a-f]+)\\r', read("/etc/haproxy/throat.cfg"))
     pools = read("/etc/pgbouncer/pgbouncer.ini")
     named = re.findall(r"^\s*([^\s;#=\[]+)\s*=", pools.partition("[databases]")[2].partition("\n[")[0], re.MULTILINE)
     memory = re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo"))
@@ -386,7 +387,7 @@ def main() -> None:
         "patroni": patroni(version),
         "foreign_pools": [] if "Ansible managed" in pools else named,
         "redis_operator": hashlib.sha256(operator.encode()).hexdigest() if operator else "",
-        "redis_members_hash": known[1] if known else "",
+        "redis_check_hash": known[1] if known else hashlib.sha256(asks[1].encode()).hexdigest() if asks else "",
         "nonlocal_bind": "/etc/sysctl.d/60-throat.conf" in files and read("/proc/sys/net/ipv4/ip_nonlocal_bind").strip() == "1",
         "certificates": certificates,
     }

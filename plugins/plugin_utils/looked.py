@@ -219,11 +219,13 @@ def host_errors(
         port("redis_port", roles["redis"]["port"], "redis-server")
         if roles["redis"].get("members"):
             port("redis_sentinel_port", roles["redis"]["sentinel_port"], "redis-sentinel")
-            if facts["redis_members_hash"] not in ("", hashlib.sha256(roles["redis"]["member_password"].encode()).hexdigest()):
-                lines.append(
-                    f"throat_cluster_password: not the one by which {host} and the other members of Redis know each other, and it cannot be changed; "
-                    "set the one of before (with throat_secrets_dir it is in the file cluster_password there)"
-                )
+    check = roles.get("redis", {}).get("check_password") or roles.get("haproxy", {}).get("redis_password")
+    if check and facts["redis_check_hash"] not in ("", hashlib.sha256(check.encode()).hexdigest()):
+        lines.append(
+            f"throat_cluster_password: not the one that {host} knows (of Redis), and it cannot be changed; set the one of before (with throat_secrets_dir it "
+            "is in the file cluster_password there). "
+            f"Where {host} alone has another one, remove {'/etc/redis/throat-users.conf' if 'redis' in roles else '/etc/haproxy/throat.cfg'} there"
+        )
     if "nginx" in roles:
         port("nginx_http_port", roles["nginx"]["http_port"], "nginx")
         if roles["nginx"]["tls_mode"] != "none":

@@ -646,12 +646,14 @@ FACTS = {
         ({"postgres": {"server_settings": False, "site": "throat", "tls_certificate": "/c", "tls_key": "/closed"}, "pgbouncer": {"port": 6432, "tls_certificate": "/none", "tls_key": "/none"}}, {}, []),
         ({"pgbouncer": {"port": 6432}}, {"foreign_pools": ["shop"]}, ["pgbouncer: /etc/pgbouncer/pgbouncer.ini of db1 serves shop already"]),
         ({"redis": {"port": 6379}}, {}, []),
-        ({"redis": {"port": 6379, "members": [{}], "sentinel_port": 26379, "member_password": "secret"}}, {"redis_members_hash": hashlib.sha256(b"secret").hexdigest()}, []),
+        ({"redis": {"port": 6379, "check_password": "secret"}}, {"redis_check_hash": hashlib.sha256(b"secret").hexdigest()}, []),
+        ({"haproxy": {"redis_password": "secret"}}, {"redis_check_hash": ""}, []),
         (
-            {"redis": {"port": 6379, "members": [{}], "sentinel_port": 26379, "member_password": "another"}},
-            {"redis_members_hash": hashlib.sha256(b"secret").hexdigest()},
-            ["throat_cluster_password: not the one by which db1 and the other members of Redis know each other, and it cannot be changed; set the one of before"],
+            {"redis": {"port": 6379, "check_password": "another"}},
+            {"redis_check_hash": hashlib.sha256(b"secret").hexdigest()},
+            ["throat_cluster_password: not the one that db1 knows (of Redis), and it cannot be changed; set the one of before"],
         ),
+        ({"haproxy": {"redis_password": "another"}}, {"redis_check_hash": hashlib.sha256(b"secret").hexdigest()}, ["throat_cluster_password: not the one that db1 knows"]),
         # A host of the next Debian goes on with the version that has the data.
         ({"postgres": {"server_settings": False, "site": "throat"}}, {"postgres_version": "15"}, []),
         (

@@ -161,9 +161,10 @@ def test_way_back_over_a_migration_is_refused(second, first, run_site, serving, 
     ("fault", "said"),
     [
         ('raise RuntimeError("broken")', "cannot boot with the configuration of throat-stack-deploy; release {before} goes on serving"),
+        ('@app.before_request\ndef broken():\n    raise RuntimeError("broken")', "makes no page with the configuration of throat-stack-deploy; release {before} goes on serving"),
         ('if monkey.is_module_patched("os"): raise RuntimeError("broken")', "does not serve; release {before} goes on serving"),
     ],
-    ids=["in every worker", "in the async workers only"],
+    ids=["in every worker", "in each page", "in the async workers only"],
 )
 def test_release_that_cannot_boot_is_named_and_the_ones_before_are_kept(second, first, release, on_host, run_site, answers_again, serving, fault, said):
     kept_files = "cd / && readlink /opt/throat/current; sha256sum /etc/throat/* /etc/systemd/system/throat-* /etc/nginx/sites-enabled/*; systemctl list-units --failed --no-legend"

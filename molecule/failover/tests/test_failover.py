@@ -60,17 +60,17 @@ def test_another_password_of_the_cluster_is_refused(run_site):
     other = {"throat_cluster_password": "of-another-cluster-with-forty-characters"}
     run = run_site(other, check=False)
     assert run.returncode != 0 and run.changed == 0
-    for member in MEMBERS:
-        assert f"throat_cluster_password: not the one by which {member} and the other members of Redis know each other" in run.said
+    for host in (SITE, *MEMBERS):
+        assert f"throat_cluster_password: not the one that {host} knows (of Redis), and it cannot be changed" in run.said
     # Where only PostgreSQL has several hosts, etcd says so.
-    users = "/etc/redis/throat-users.conf"
-    for member in MEMBERS:
-        on(member, f"mv {users} {users}.away")
+    known = {host: "/etc/redis/throat-users.conf" for host in MEMBERS} | {SITE: "/etc/haproxy/throat.cfg"}
+    for host, path in known.items():
+        on(host, f"mv {path} {path}.away")
     try:
         run = run_site(other, check=False)
     finally:
-        for member in MEMBERS:
-            on(member, f"mv {users}.away {users}")
+        for host, path in known.items():
+            on(host, f"mv {path}.away {path}")
     assert run.returncode != 0 and run.changed == 0 and "throat_cluster_password: not the one by which the members know each other" in run.said
 
 

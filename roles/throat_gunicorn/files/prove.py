@@ -3,19 +3,23 @@
 Usage: prove.py [page] [routes]
   page    asks the application for a page that it reads from the database
   routes  prints what the release's own "throat.py route list" prints
-Exit status 1 and the application's own words on stderr when it cannot boot, 2 when it makes no page.
+Exit status 1 and the application's own words on stderr when it cannot boot, 3 when it makes no page.
 """
 import os
 import subprocess
 import sys
+import traceback
 
 sys.path.insert(0, os.getcwd())
 from throat_prod import app
 
 if "page" in sys.argv:
-    answer = app.test_client().get("/all/new", headers={"X-Forwarded-For": "127.0.0.1"})
-    if answer.status_code != 200:
-        print(f"/all/new answers {answer.status}", file=sys.stderr)
-        sys.exit(2)
+    try:
+        answer = app.test_client().get("/all/new", headers={"X-Forwarded-For": "127.0.0.1"})
+        if answer.status_code != 200:
+            raise RuntimeError(f"/all/new answers {answer.status}")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(3)
 if "routes" in sys.argv:
     sys.exit(int(subprocess.run([sys.executable, "throat.py", "route", "list"], check=False).returncode != 0))
