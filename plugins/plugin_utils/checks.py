@@ -61,28 +61,45 @@ def _endpoints(variable: str, entries: Iterable[Mapping[str, Any]]) -> list[str]
     return lines
 
 
-def _services(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (key, host) of each server that config.yaml has workers ask (mail.server, auth.keycloak.server, storage.endpoint_url ...)."""
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            yield from _services(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(config, str) and path.rpartition(".")[2] in ("server", "host", "homeserver", "endpoint_url"):
-        yield path, (urllib.parse.urlsplit(config).hostname or "") if "://" in config else config
+def _services(config: Any, path: str = "") -> Iterator[tuple[str, str, int | None]]:
+    """Yield (key, host, port) of each server that config.yaml has workers ask (mail.server, auth.keycloak.server, storage.endpoint_url ...).
+
+    The port is that of the address, or what stands beside it; none where neither says.
+    """
+    if not isinstance(config, Mapping):
+        return
+    for key, value in config.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, str) and key in ("server", "host", "homeserver", "endpoint_url"):
+            if "://" in value:
+                url = urllib.parse.urlsplit(value)
+                port = re.search(r":([0-9]+)$", url.netloc)
+                yield name, url.hostname or "", int(port[1]) if port else {"http": 80, "https": 443}.get(url.scheme)
+            else:
+                beside = str(config.get("port", ""))
+                yield name, value, int(beside) if beside.isdecimal() else None
+        else:
+            yield from _services(value, name)
 
 
-def _fenced(config: Any, egress: Iterable[Mapping[str, Any]]) -> list[str]:
+def _fenced(config: Any, egress: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line for each server of config.yaml that is not public and not among the exceptions: workers would not reach it, and nobody would say so."""
-    admitted, lines = [ipaddress.ip_network(address, strict=False) for entry in egress for address in entry["addresses"]], []
-    for key, host in _services(config):
+    lines = []
+    for key, host, port in _services(config):
         try:
             address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
         except ValueError:
             continue
-        if not address.is_global and not any(address in network for network in admitted):
-            lines.append(
-                f"throat_gunicorn_config: {key} leads to {host}, which is not public, so that workers may not reach it; "
-                f"add it to throat_gunicorn_egress, as in [{{name: {key.split('.')[0]}, addresses: [{address}]}}]"
-            )
+        admitted = [entry for entry in egress if any(address in ipaddress.ip_network(network, strict=False) for network in entry["addresses"])]
+        ports = [entry.get("port") for entry in admitted]
+        if address.is_global or None in ports or (admitted and (port is None or port in ports)):
+            continue
+        at = f", port: {port}" if admitted else ""
+        which = f"port {port} of {host}" if admitted else host
+        lines.append(
+            f"throat_gunicorn_config: {key} leads to {which}, which is not public, so that workers may not reach it; "
+            f"add it to throat_gunicorn_egress, as in [{{name: {key.split('.')[0]}, addresses: [{address}]{at}}}]"
+        )
     return lines
 
 
